@@ -1,0 +1,21 @@
+//! The vocabulary of Levelflow: what every crate means by a run, a task, an attempt, a failure.
+//!
+//! Pure: no async, no clock, no randomness, no I/O.
+
+pub mod code;
+pub mod duration;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod outcome;
+pub mod retry;
+pub mod time;
+pub mod view;
+pub mod workflow;
+
+pub use code::{Code, Fault};
+pub use duration::HumanDuration;
+pub use id::{FencingToken, RunId, WorkerId, WorkflowDigest};
+pub use outcome::{AttemptResult, Failure, RunStatus, TaskStatus};
+pub use time::Timestamp;
+pub use workflow::{Priority, Task, TaskKind, Workflow};

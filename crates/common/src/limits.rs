@@ -1,0 +1,42 @@
+//! Bounds of what is accepted. Each is checked where the thing enters and refused with a typed error.
+
+use std::time::Duration;
+
+/// Bytes of a workflow file.
+pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
+/// Tasks in a workflow.
+pub const MAX_TASKS: usize = 200_000;
+/// Edges in a workflow.
+pub const MAX_EDGES: usize = 1_000_000;
+/// Bytes of a task id.
+pub const MAX_TASK_ID_BYTES: usize = 128;
+/// Bytes of a workflow's name.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Nesting of lists and maps in a file.
+pub const MAX_NESTING: usize = 64;
+/// Bytes of one expression.
+pub const MAX_EXPRESSION_BYTES: usize = 16 * 1024;
+/// Steps that one expression may take.
+pub const MAX_EXPRESSION_FUEL: u64 = 1_000_000;
+/// Bytes of the value of one expression, or of one rendered text template.
+pub const MAX_EXPRESSION_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a run's inputs, as JSON.
+pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
+/// Bytes of a task's output, as JSON.
+pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+/// Bytes of the outputs that one run keeps in all.
+pub const MAX_RUN_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of an error message that is recorded; longer ones are cut.
+pub const MAX_ERROR_BYTES: usize = 8 * 1024;
+/// Items of one `for_each`.
+pub const MAX_FOR_EACH_ITEMS: usize = 10_000;
+/// Labels of a run, task or worker.
+pub const MAX_LABELS: usize = 64;
+/// Bytes of an idempotency key.
+pub const MAX_KEY_BYTES: usize = 256;
+/// Bytes of one gRPC message.
+pub const MAX_MESSAGE_BYTES: usize = 40 * 1024 * 1024;
+/// One attempt of a task that sets no timeout.
+pub const DEFAULT_RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long identical submits are taken for one, when they ask for it.
+pub const DEDUP_WINDOW: Duration = Duration::from_secs(60);

@@ -1,0 +1,105 @@
+//! A run as clients see it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::id::{RunId, WorkerId, WorkflowDigest};
+use crate::outcome::{Failure, RunStatus, TaskStatus};
+use crate::time::Timestamp;
+use crate::workflow::{Priority, TaskKind};
+
+/// A line in a list of runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSummary {
+    /// Its id.
+    pub run_id: RunId,
+    /// The name of its workflow.
+    pub workflow: Arc<str>,
+    /// The definition that it runs.
+    pub digest: WorkflowDigest,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// How it stands.
+    pub status: RunStatus,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When its submit was accepted.
+    pub submitted_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Tasks by how they stand.
+    pub counts: TaskCounts,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// The run from whose results it was resumed.
+    pub resumed_from: Option<RunId>,
+}
+
+/// Tasks of a run, items of `for_each` included, by how they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TaskCounts {
+    /// All of them.
+    pub total: u32,
+    /// With an output.
+    pub succeeded: u32,
+    /// Failed, also where the run goes on.
+    pub failed: u32,
+    /// Skipped.
+    pub skipped: u32,
+    /// Cancelled.
+    pub cancelled: u32,
+}
+
+/// A run with its tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunView {
+    /// What a list shows of it.
+    pub summary: RunSummary,
+    /// The sequence number of the last journal record that this view includes.
+    pub sequence: u64,
+    /// Its inputs with defaults filled in, a JSON object.
+    pub inputs: Bytes,
+    /// Its outputs, a JSON object, when it succeeded.
+    pub outputs: Option<Bytes>,
+    /// The tasks in the order of the definition, then the items of each `for_each`.
+    pub tasks: Vec<TaskView>,
+    /// Ids of the tasks on the chain that took longest (while it runs: that is expected to).
+    pub critical_path: Vec<Arc<str>>,
+}
+
+/// A task of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskView {
+    /// Its id in the workflow.
+    pub task_id: Arc<str>,
+    /// Its place in the list of a `for_each`.
+    pub item: Option<u32>,
+    /// What runs it.
+    pub kind: TaskKind,
+    /// How it stands.
+    pub status: TaskStatus,
+    /// Its level, from 0.
+    pub level: u32,
+    /// Attempts so far; the last may be running.
+    pub attempts: u32,
+    /// When its needs were met.
+    pub queued_at: Option<Timestamp>,
+    /// When its last attempt started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it tries again or wakes up.
+    pub wakes_at: Option<Timestamp>,
+    /// Who ran its last attempt.
+    pub worker: Option<WorkerId>,
+    /// Its output, a JSON value.
+    pub output: Option<Bytes>,
+    /// Why its last attempt failed.
+    pub failure: Option<Failure>,
+    /// The run that computed the output, where it was kept from an earlier one.
+    pub reused_from: Option<RunId>,
+}

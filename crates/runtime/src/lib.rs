@@ -1,0 +1,4 @@
+//! What every Levelflow process needs.
+
+pub mod shutdown;
+pub mod task;
