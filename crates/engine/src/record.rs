@@ -110,6 +110,8 @@ pub enum Fact {
         /// What the client said.
         reason: Arc<str>,
     },
+    /// The run took longer than its timeout: no attempt starts after this.
+    TimedOut,
     /// The run ended. Always the last. Tasks that had not ended are cancelled.
     Finished {
         /// How; a terminal status.
