@@ -2,6 +2,7 @@
 //!
 //! No clock, no randomness, no async, no I/O, no hash-ordered iteration.
 
+pub mod plan;
 pub mod record;
 
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
