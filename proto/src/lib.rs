@@ -1,5 +1,22 @@
 //! The gRPC schemas of Levelflow: generated types, their conversions to and from the vocabulary, and
 //! the one mapping between error codes and gRPC status.
+//!
+//! Vocabulary to message is `From`; message to vocabulary is `TryFrom`, or `From` where nothing can be
+//! wrong. Where proto3 has no presence, an empty or zero field stands for one that was not given.
+
+mod definition;
+pub mod enumeration;
+pub mod error;
+mod event;
+mod failure;
+pub mod invalid;
+mod run;
+pub mod status;
+
+pub use enumeration::Enumeration;
+pub use error::{ApiError, FieldViolation};
+pub use invalid::{InvalidField, InvalidMessage};
+pub use status::{from_status, to_status};
 
 /// Version 1 of the API.
 #[allow(

@@ -1,0 +1,660 @@
+//! Workflow definitions.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use levelflow_common::duration::{HumanDuration, InvalidDuration, LONGEST};
+use levelflow_common::retry::RetryPolicy;
+use levelflow_common::workflow::{
+    Edge, ForEach, InputSpec, InputType, Priority, Task, TaskKind, Timeouts, WorkerSelector,
+    Workflow,
+};
+use serde_json::Value;
+
+use crate::enumeration::Enumeration;
+use crate::invalid::{FieldProblem, InvalidField, InvalidMessage};
+use crate::v1;
+
+impl From<Workflow> for v1::Workflow {
+    fn from(workflow: Workflow) -> Self {
+        Self {
+            name: workflow.name,
+            description: workflow.description.unwrap_or_default(),
+            inputs: workflow
+                .inputs
+                .into_iter()
+                .map(|(name, spec)| (name, spec.into()))
+                .collect(),
+            priority: workflow.priority.number(),
+            durability: workflow.durability.number(),
+            dispatch: workflow.dispatch.number(),
+            max_parallel: workflow.max_parallel.unwrap_or_default(),
+            timeout: workflow.timeout.map(duration_message),
+            labels: workflow.labels,
+            tasks: workflow.tasks.into_iter().map(Into::into).collect(),
+            edges: workflow.edges.into_iter().map(Into::into).collect(),
+            outputs: workflow
+                .outputs
+                .into_iter()
+                .map(|(name, value)| (name, value.to_string()))
+                .collect(),
+        }
+    }
+}
+
+impl From<InputSpec> for v1::InputSpec {
+    fn from(spec: InputSpec) -> Self {
+        Self {
+            r#type: input_type_word(spec.kind).to_owned(),
+            required: spec.required,
+            default: spec.default.map(|value| value.to_string()),
+            description: spec.description.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Task> for v1::TaskDefinition {
+    fn from(task: Task) -> Self {
+        Self {
+            id: task.id,
+            kind: task.kind.number(),
+            description: task.description.unwrap_or_default(),
+            with: if task.with.is_null() {
+                String::new()
+            } else {
+                task.with.to_string()
+            },
+            needs: task.needs,
+            when: task.when.unwrap_or_default(),
+            for_each: task.for_each.map(Into::into),
+            retry: task.retry.map(Into::into),
+            timeout: task.timeout.map(Into::into),
+            priority: task.priority.map(Enumeration::number).unwrap_or_default(),
+            worker: task.worker.map(Into::into),
+            continue_on_error: task.continue_on_error,
+        }
+    }
+}
+
+impl From<ForEach> for v1::ForEach {
+    fn from(for_each: ForEach) -> Self {
+        Self {
+            items: for_each.items.to_string(),
+            r#as: for_each.item,
+            max_parallel: for_each.max_parallel.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<RetryPolicy> for v1::RetryPolicy {
+    fn from(policy: RetryPolicy) -> Self {
+        Self {
+            max_attempts: policy.max_attempts,
+            initial: Some(duration_message(policy.initial)),
+            factor: policy.factor,
+            max: Some(duration_message(policy.max)),
+            jitter: Some(policy.jitter),
+        }
+    }
+}
+
+impl From<Timeouts> for v1::Timeouts {
+    fn from(timeouts: Timeouts) -> Self {
+        Self {
+            run: timeouts.run.map(duration_message),
+            queue: timeouts.queue.map(duration_message),
+            total: timeouts.total.map(duration_message),
+            heartbeat: timeouts.heartbeat.map(duration_message),
+        }
+    }
+}
+
+impl From<WorkerSelector> for v1::WorkerSelector {
+    fn from(selector: WorkerSelector) -> Self {
+        Self {
+            queue: selector.queue.unwrap_or_default(),
+            labels: selector.labels,
+        }
+    }
+}
+
+impl From<Edge> for v1::Edge {
+    fn from(edge: Edge) -> Self {
+        Self {
+            from: edge.from,
+            to: edge.to,
+        }
+    }
+}
+
+impl TryFrom<v1::Workflow> for Workflow {
+    type Error = InvalidMessage;
+
+    /// Reads the structure. Whether the workflow makes sense is checked where files are checked too.
+    fn try_from(message: v1::Workflow) -> Result<Self, InvalidMessage> {
+        let mut reader = Reader::default();
+        let workflow = reader.workflow(message);
+        if reader.problems.is_empty() {
+            Ok(workflow)
+        } else {
+            Err(InvalidMessage {
+                fields: reader.problems,
+            })
+        }
+    }
+}
+
+/// Reads a definition to its end and gathers every problem on the way; what has a problem gets a
+/// stand-in, which nobody sees because the whole is then refused.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<InvalidField>,
+}
+
+impl Reader {
+    fn workflow(&mut self, message: v1::Workflow) -> Workflow {
+        Workflow {
+            name: message.name,
+            description: text(message.description),
+            inputs: message
+                .inputs
+                .into_iter()
+                .map(|(name, spec)| {
+                    let path = format!("inputs.{name}");
+                    (name, self.input(&path, spec))
+                })
+                .collect(),
+            priority: self.enumeration("priority", message.priority),
+            durability: self.enumeration("durability", message.durability),
+            dispatch: self.enumeration("dispatch", message.dispatch),
+            max_parallel: number(message.max_parallel),
+            timeout: self.duration("timeout", message.timeout),
+            labels: message.labels,
+            tasks: message
+                .tasks
+                .into_iter()
+                .enumerate()
+                .map(|(index, task)| self.task(&format!("tasks[{index}]"), task))
+                .collect(),
+            edges: message
+                .edges
+                .into_iter()
+                .map(|edge| Edge {
+                    from: edge.from,
+                    to: edge.to,
+                })
+                .collect(),
+            outputs: message
+                .outputs
+                .into_iter()
+                .map(|(name, value)| {
+                    let value = self.json(|| format!("outputs.{name}"), &value);
+                    (name, value)
+                })
+                .collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    fn input(&mut self, path: &str, message: v1::InputSpec) -> InputSpec {
+        let kind = match message.r#type.as_str() {
+            "" => InputType::default(),
+            word => INPUT_TYPES
+                .into_iter()
+                .find(|&kind| input_type_word(kind) == word)
+                .unwrap_or_else(|| {
+                    self.report(
+                        format!("{path}.type"),
+                        FieldProblem::UnknownWord {
+                            word: word.to_owned(),
+                            expected: "string, integer, number, boolean, array, object or any",
+                        },
+                    );
+                    InputType::default()
+                }),
+        };
+        InputSpec {
+            kind,
+            required: message.required,
+            default: message
+                .default
+                .map(|value| self.json(|| format!("{path}.default"), &value)),
+            description: text(message.description),
+        }
+    }
+
+    fn task(&mut self, path: &str, message: v1::TaskDefinition) -> Task {
+        Task {
+            kind: TaskKind::required("kind", message.kind).unwrap_or_else(|error| {
+                self.problems.push(error.under(path));
+                TaskKind::Transform
+            }),
+            id: message.id,
+            description: text(message.description),
+            with: if message.with.is_empty() {
+                Value::Null
+            } else {
+                self.json(|| format!("{path}.with"), &message.with)
+            },
+            needs: message.needs,
+            when: text(message.when),
+            for_each: message
+                .for_each
+                .map(|for_each| self.for_each(&format!("{path}.for_each"), for_each)),
+            retry: message
+                .retry
+                .map(|retry| self.retry(&format!("{path}.retry"), &retry)),
+            timeout: message
+                .timeout
+                .map(|timeouts| self.timeouts(&format!("{path}.timeout"), &timeouts)),
+            priority: Priority::optional("priority", message.priority).unwrap_or_else(|error| {
+                self.problems.push(error.under(path));
+                None
+            }),
+            worker: message.worker.map(|selector| WorkerSelector {
+                queue: text(selector.queue),
+                labels: selector.labels,
+            }),
+            continue_on_error: message.continue_on_error,
+        }
+    }
+
+    fn for_each(&mut self, path: &str, message: v1::ForEach) -> ForEach {
+        let items = if message.items.is_empty() {
+            self.report(format!("{path}.items"), FieldProblem::Missing);
+            Value::Null
+        } else {
+            self.json(|| format!("{path}.items"), &message.items)
+        };
+        ForEach {
+            items,
+            item: text(message.r#as).unwrap_or_else(|| "item".to_owned()),
+            max_parallel: number(message.max_parallel),
+        }
+    }
+
+    fn retry(&mut self, path: &str, message: &v1::RetryPolicy) -> RetryPolicy {
+        let default = RetryPolicy::default();
+        RetryPolicy {
+            max_attempts: number(message.max_attempts).unwrap_or(default.max_attempts),
+            initial: self
+                .duration(&format!("{path}.initial"), message.initial)
+                .unwrap_or(default.initial),
+            factor: if message.factor == 0.0 {
+                default.factor
+            } else {
+                message.factor
+            },
+            max: self
+                .duration(&format!("{path}.max"), message.max)
+                .unwrap_or(default.max),
+            jitter: message.jitter.unwrap_or(default.jitter),
+        }
+    }
+
+    fn timeouts(&mut self, path: &str, message: &v1::Timeouts) -> Timeouts {
+        Timeouts {
+            run: self.duration(&format!("{path}.run"), message.run),
+            queue: self.duration(&format!("{path}.queue"), message.queue),
+            total: self.duration(&format!("{path}.total"), message.total),
+            heartbeat: self.duration(&format!("{path}.heartbeat"), message.heartbeat),
+        }
+    }
+
+    fn enumeration<E: Enumeration + Default>(&mut self, field: &str, number: i32) -> E {
+        E::optional(field, number)
+            .unwrap_or_else(|error| {
+                self.problems.push(error);
+                None
+            })
+            .unwrap_or_default()
+    }
+
+    fn json(&mut self, path: impl FnOnce() -> String, text: &str) -> Value {
+        serde_json::from_str(text).unwrap_or_else(|error| {
+            self.report(path(), FieldProblem::NotJson(error.to_string()));
+            Value::Null
+        })
+    }
+
+    fn duration(
+        &mut self,
+        path: &str,
+        message: Option<prost_types::Duration>,
+    ) -> Option<HumanDuration> {
+        match read_duration(message?) {
+            Ok(duration) => Some(duration),
+            Err(error) => {
+                self.report(path.to_owned(), error.into());
+                None
+            }
+        }
+    }
+
+    fn report(&mut self, path: String, problem: FieldProblem) {
+        self.problems.push(InvalidField::new(path, problem));
+    }
+}
+
+const INPUT_TYPES: [InputType; 7] = [
+    InputType::String,
+    InputType::Integer,
+    InputType::Number,
+    InputType::Boolean,
+    InputType::Array,
+    InputType::Object,
+    InputType::Any,
+];
+
+const fn input_type_word(kind: InputType) -> &'static str {
+    match kind {
+        InputType::String => "string",
+        InputType::Integer => "integer",
+        InputType::Number => "number",
+        InputType::Boolean => "boolean",
+        InputType::Array => "array",
+        InputType::Object => "object",
+        InputType::Any => "any",
+    }
+}
+
+fn text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn number(number: u32) -> Option<u32> {
+    (number > 0).then_some(number)
+}
+
+fn duration_message(duration: HumanDuration) -> prost_types::Duration {
+    // Durations of the vocabulary are at most ten years.
+    prost_types::Duration::try_from(duration.0).unwrap_or(prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 0,
+    })
+}
+
+fn read_duration(message: prost_types::Duration) -> Result<HumanDuration, InvalidDuration> {
+    let written = || format!("{}s", message.seconds);
+    match Duration::try_from(message) {
+        Ok(span) if span <= LONGEST => Ok(HumanDuration(span)),
+        Ok(_) => Err(InvalidDuration::TooLong(written())),
+        Err(_) => Err(InvalidDuration::Negative(written())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levelflow_common::workflow::{Dispatch, Durability};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn word() -> impl Strategy<Value = String> {
+        "[a-z]{1,6}"
+    }
+
+    fn duration() -> impl Strategy<Value = HumanDuration> {
+        (0..LONGEST.as_micros() as u64).prop_map(|us| HumanDuration(Duration::from_micros(us)))
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map(word(), inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+        prop::collection::btree_map(word(), ".{0,5}", 0..3)
+    }
+
+    fn priority() -> impl Strategy<Value = Priority> {
+        prop::sample::select(Priority::ALL.to_vec())
+    }
+
+    fn input() -> impl Strategy<Value = InputSpec> {
+        (
+            prop::sample::select(INPUT_TYPES.to_vec()),
+            any::<bool>(),
+            prop::option::of(json()),
+            prop::option::of(word()),
+        )
+            .prop_map(|(kind, required, default, description)| InputSpec {
+                kind,
+                required,
+                default,
+                description,
+            })
+    }
+
+    fn retry() -> impl Strategy<Value = RetryPolicy> {
+        (1..50_u32, duration(), 1.0..9.0, duration(), any::<bool>()).prop_map(
+            |(max_attempts, initial, factor, max, jitter)| RetryPolicy {
+                max_attempts,
+                initial,
+                factor,
+                max,
+                jitter,
+            },
+        )
+    }
+
+    fn timeouts() -> impl Strategy<Value = Timeouts> {
+        let limit = || prop::option::of(duration());
+        (limit(), limit(), limit(), limit()).prop_map(|(run, queue, total, heartbeat)| Timeouts {
+            run,
+            queue,
+            total,
+            heartbeat,
+        })
+    }
+
+    fn for_each() -> impl Strategy<Value = ForEach> {
+        (json(), word(), prop::option::of(1..9_u32)).prop_map(|(items, item, max_parallel)| {
+            ForEach {
+                items,
+                item,
+                max_parallel,
+            }
+        })
+    }
+
+    fn selector() -> impl Strategy<Value = WorkerSelector> {
+        (prop::option::of(word()), labels())
+            .prop_map(|(queue, labels)| WorkerSelector { queue, labels })
+    }
+
+    fn task() -> impl Strategy<Value = Task> {
+        let what = (
+            word(),
+            prop::sample::select(TaskKind::ALL.to_vec()),
+            prop::option::of(word()),
+            json(),
+            prop::collection::vec(word(), 0..3),
+        );
+        let how = (
+            prop::option::of(word()),
+            prop::option::of(for_each()),
+            prop::option::of(retry()),
+            prop::option::of(timeouts()),
+            prop::option::of(priority()),
+            prop::option::of(selector()),
+            any::<bool>(),
+        );
+        (what, how).prop_map(
+            |(
+                (id, kind, description, with, needs),
+                (when, for_each, retry, timeout, priority, worker, continue_on_error),
+            )| Task {
+                id,
+                kind,
+                description,
+                with,
+                needs,
+                when,
+                for_each,
+                retry,
+                timeout,
+                priority,
+                worker,
+                continue_on_error,
+            },
+        )
+    }
+
+    fn workflow() -> impl Strategy<Value = Workflow> {
+        let head = (
+            word(),
+            prop::option::of(word()),
+            prop::collection::btree_map(word(), input(), 0..3),
+            priority(),
+            any::<bool>(),
+            any::<bool>(),
+        );
+        let body = (
+            prop::option::of(1..9_u32),
+            prop::option::of(duration()),
+            labels(),
+            prop::collection::vec(task(), 0..4),
+            prop::collection::vec((word(), word()), 0..3),
+            prop::collection::btree_map(word(), json(), 0..3),
+        );
+        (head, body).prop_map(
+            |(
+                (name, description, inputs, priority, relaxed, by_level),
+                (max_parallel, timeout, labels, tasks, edges, outputs),
+            )| Workflow {
+                name,
+                description,
+                inputs,
+                priority,
+                durability: if relaxed {
+                    Durability::Relaxed
+                } else {
+                    Durability::Strict
+                },
+                dispatch: if by_level {
+                    Dispatch::Level
+                } else {
+                    Dispatch::Ready
+                },
+                max_parallel,
+                timeout,
+                labels,
+                tasks,
+                edges: edges
+                    .into_iter()
+                    .map(|(from, to)| Edge { from, to })
+                    .collect(),
+                outputs,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn workflows_read_back(workflow in workflow()) {
+            let read = Workflow::try_from(v1::Workflow::from(workflow.clone()));
+            prop_assert_eq!(read, Ok(workflow));
+        }
+    }
+
+    #[test]
+    fn fields_that_are_not_given_take_the_defaults() {
+        let workflow = Workflow::try_from(v1::Workflow {
+            name: "small".to_owned(),
+            tasks: vec![v1::TaskDefinition {
+                id: "a".to_owned(),
+                kind: TaskKind::Http.number(),
+                retry: Some(v1::RetryPolicy {
+                    max_attempts: 2,
+                    ..Default::default()
+                }),
+                for_each: Some(v1::ForEach {
+                    items: "[1]".to_owned(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        let written: Workflow = serde_json::from_value(json!({
+            "name": "small",
+            "tasks": [{
+                "id": "a",
+                "type": "http",
+                "retry": { "max_attempts": 2 },
+                "for_each": { "items": [1] },
+            }],
+        }))
+        .unwrap();
+        assert_eq!(workflow, Ok(written));
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_path() {
+        let minute = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let error = Workflow::try_from(v1::Workflow {
+            priority: 9,
+            inputs: [(
+                "since".to_owned(),
+                v1::InputSpec {
+                    r#type: "text".to_owned(),
+                    default: Some("{".to_owned()),
+                    ..Default::default()
+                },
+            )]
+            .into(),
+            timeout: minute(i64::MAX, 0),
+            tasks: vec![
+                v1::TaskDefinition {
+                    kind: 1,
+                    ..Default::default()
+                },
+                v1::TaskDefinition {
+                    with: "nope".to_owned(),
+                    for_each: Some(v1::ForEach::default()),
+                    retry: Some(v1::RetryPolicy {
+                        initial: minute(-5, 0),
+                        ..Default::default()
+                    }),
+                    priority: -1,
+                    ..Default::default()
+                },
+            ],
+            outputs: [("url".to_owned(), String::new())].into(),
+            ..Default::default()
+        })
+        .unwrap_err();
+        let lines: Vec<String> = error.fields.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "inputs.since.type: `text` is unknown; \
+                 expected string, integer, number, boolean, array, object or any",
+                "inputs.since.default: is not JSON: \
+                 EOF while parsing an object at line 1 column 1",
+                "priority: 9 is not a value of this enumeration",
+                "timeout: `9223372036854775807s` is too long; the longest duration is 3660d",
+                "tasks[1].kind: is missing",
+                "tasks[1].with: is not JSON: expected ident at line 1 column 2",
+                "tasks[1].for_each.items: is missing",
+                "tasks[1].retry.initial: `-5s` is negative; a duration is zero or more",
+                "tasks[1].priority: -1 is not a value of this enumeration",
+                "outputs.url: is not JSON: EOF while parsing a value at line 1 column 0",
+            ]
+        );
+    }
+}
