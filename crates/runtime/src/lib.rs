@@ -1,4 +1,6 @@
-//! What every Levelflow process needs.
+//! What every Levelflow process needs: configuration, telemetry, shutdown, supervised tasks.
 
+pub mod config;
 pub mod shutdown;
 pub mod task;
+pub mod telemetry;
