@@ -5,10 +5,14 @@
 pub mod code;
 pub mod duration;
 pub mod event;
+pub mod expression;
 pub mod id;
+pub mod inputs;
 pub mod limits;
 pub mod outcome;
 pub mod retry;
+pub mod suggest;
+pub mod task_input;
 pub mod time;
 pub mod view;
 pub mod workflow;
