@@ -1,1 +1,58 @@
-//! .
+//! The Levelflow worker, and the library with which you write your own.
+//!
+//! A worker connects to a coordinator, asks for as many attempts as it has slots, runs them, and keeps
+//! each outcome until the coordinator has it on disk. Your own code is a *handler*: a name and a
+//! function from any `serde` input to any `serde` output. A task of type `handler` calls it:
+//!
+//! ```yaml
+//! - id: thumbnail
+//!   type: handler
+//!   with: { name: resize, input: { width: 800, height: 600, fit: 128 } }
+//! ```
+//!
+//! ```no_run
+//! use levelflow_worker::{CancellationToken, HandlerError, Worker};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Resize { width: u32, height: u32, fit: u32 }
+//!
+//! # async fn start() -> Result<(), levelflow_worker::WorkerError> {
+//! Worker::builder()
+//!     .address("http://127.0.0.1:7400")
+//!     .handler("resize", async |_ctx, image: Resize| {
+//!         let longest = image.width.max(image.height);
+//!         if longest == 0 {
+//!             return Err(HandlerError::permanent("the image is empty"));
+//!         }
+//!         Ok([image.width * image.fit / longest, image.height * image.fit / longest])
+//!     })
+//!     .build()?
+//!     .run(CancellationToken::new())
+//!     .await
+//! # }
+//! ```
+
+mod attempt;
+mod builder;
+mod config;
+mod connection;
+mod context;
+mod error;
+mod executor;
+mod handler_error;
+mod pace;
+mod resident;
+mod session;
+mod shutdown;
+mod slots;
+mod spool;
+mod worker;
+
+pub use builder::WorkerBuilder;
+pub use config::{MAX_SLOTS, WorkerConfig};
+pub use context::Context;
+pub use error::WorkerError;
+pub use handler_error::HandlerError;
+pub use levelflow_runtime::shutdown::on_signal;
+pub use tokio_util::sync::CancellationToken;
+pub use worker::Worker;

@@ -1,0 +1,274 @@
+//! Describing a worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use levelflow_common::HumanDuration;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use crate::config::WorkerConfig;
+use crate::connection::Upstream;
+use crate::context::Context;
+use crate::error::WorkerError;
+use crate::executor::Executors;
+use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
+use crate::handler_error::HandlerError;
+use crate::worker::Worker;
+
+/// The queue of workers that name none.
+const DEFAULT_QUEUE: &str = "default";
+
+type OnThreads = Box<dyn FnOnce(Threads) -> Box<dyn Handler>>;
+
+enum Registered {
+    Async(Box<dyn Handler>),
+    Cpu(OnThreads),
+    Blocking(OnThreads),
+}
+
+/// Describes a worker; [`WorkerBuilder::build`] checks the description.
+#[derive(Default)]
+pub struct WorkerBuilder {
+    config: WorkerConfig,
+    channel: Option<Channel>,
+    handlers: Vec<(String, Registered)>,
+}
+
+impl WorkerBuilder {
+    /// Takes all settings from a configuration.
+    #[must_use]
+    pub fn config(mut self, config: WorkerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where the coordinator listens, for example `http://127.0.0.1:7400`.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.config.address = address.into();
+        self
+    }
+
+    /// Uses an open channel to the coordinator instead of an address.
+    #[must_use]
+    pub fn channel(mut self, channel: Channel) -> Self {
+        self.channel = Some(channel);
+        self
+    }
+
+    /// A name that no other live worker has. By default it is made from the name of the host.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.config.id = id.into();
+        self
+    }
+
+    /// Subscribes to a queue; may be called several times. Without it, to `default`.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.config.queues.push(queue.into());
+        self
+    }
+
+    /// Adds a label by which tasks can select the worker.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// How many attempts run at once.
+    #[must_use]
+    pub fn slots(mut self, slots: usize) -> Self {
+        self.config.slots = slots;
+        self
+    }
+
+    /// How many attempts beyond the slots wait here for the next free slot.
+    #[must_use]
+    pub fn prefetch(mut self, attempts: usize) -> Self {
+        self.config.prefetch = attempts;
+        self
+    }
+
+    /// Whether the worker runs programs for tasks of type `process`. They run as the user of the
+    /// worker, with its rights: off by default.
+    #[must_use]
+    pub fn allow_process(mut self, allow: bool) -> Self {
+        self.config.allow_process = allow;
+        self
+    }
+
+    /// How long running attempts may go on after the worker was told to end.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = HumanDuration(timeout);
+        self
+    }
+
+    /// How long a cancelled attempt has to end by itself.
+    #[must_use]
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.config.cancel_grace = HumanDuration(grace);
+        self
+    }
+
+    /// Registers an async handler: an async function, an async closure that captures nothing, or a
+    /// closure that clones what it captured and returns a future.
+    ///
+    /// It must not hold up its thread: compute in a [`WorkerBuilder::cpu_handler`], wait without
+    /// `await` in a [`WorkerBuilder::blocking_handler`].
+    #[must_use]
+    pub fn handler<F, I, O, Fut>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(Context, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, HandlerError>> + Send + 'static,
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+    {
+        let handler = Registered::Async(Box::new(AsyncHandler::new(function)));
+        self.handlers.push((name.into(), handler));
+        self
+    }
+
+    /// Registers a handler that computes: it runs on a pool with one thread a core.
+    #[must_use]
+    pub fn cpu_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
+        I: DeserializeOwned + 'static,
+        O: Serialize + 'static,
+    {
+        let handler = Registered::Cpu(on_threads(function));
+        self.handlers.push((name.into(), handler));
+        self
+    }
+
+    /// Registers a handler that waits without `await`, on files or with a blocking client: it runs on
+    /// a thread of its own.
+    #[must_use]
+    pub fn blocking_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
+        I: DeserializeOwned + 'static,
+        O: Serialize + 'static,
+    {
+        let handler = Registered::Blocking(on_threads(function));
+        self.handlers.push((name.into(), handler));
+        self
+    }
+
+    /// Checks the description and makes the worker.
+    ///
+    /// # Errors
+    /// When a setting is out of its range, the address is malformed, a handler is registered twice,
+    /// or threads cannot be started.
+    pub fn build(self) -> Result<Worker, WorkerError> {
+        let Self {
+            mut config,
+            channel,
+            handlers,
+        } = self;
+        config.validate()?;
+        if config.id.is_empty() {
+            config.id = unique_id();
+        }
+        if config.queues.is_empty() {
+            config.queues.push(DEFAULT_QUEUE.to_owned());
+        }
+        let upstream = match channel {
+            Some(channel) => Upstream::Channel(channel),
+            None => Upstream::at(&config.address)?,
+        };
+        let handlers = place_handlers(handlers, &config)?;
+        Ok(Worker::new(config, upstream, Executors::new(handlers)))
+    }
+}
+
+fn on_threads<F, I, O>(function: F) -> OnThreads
+where
+    F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
+    I: DeserializeOwned + 'static,
+    O: Serialize + 'static,
+{
+    Box::new(|threads| Box::new(ThreadHandler::new(Arc::new(function), threads)))
+}
+
+/// Gives each handler the threads that it runs on.
+fn place_handlers(
+    registered: Vec<(String, Registered)>,
+    config: &WorkerConfig,
+) -> Result<BTreeMap<String, Box<dyn Handler>>, WorkerError> {
+    let blocking = Threads::Blocking(Arc::new(Semaphore::new(config.blocking_threads)));
+    let mut cpu: Option<Threads> = None;
+    let mut handlers = BTreeMap::new();
+    for (name, handler) in registered {
+        let handler = match handler {
+            Registered::Async(handler) => handler,
+            Registered::Blocking(place) => place(blocking.clone()),
+            Registered::Cpu(place) => {
+                let threads = match &cpu {
+                    Some(threads) => threads.clone(),
+                    None => cpu.insert(cpu_threads(config.cpu_threads)?).clone(),
+                };
+                place(threads)
+            }
+        };
+        if handlers.contains_key(&name) {
+            return Err(WorkerError::DuplicateHandler(name));
+        }
+        handlers.insert(name, handler);
+    }
+    Ok(handlers)
+}
+
+fn cpu_threads(count: usize) -> Result<Threads, WorkerError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(|index| format!("cpu-handler-{index}"))
+        .build()
+        .map_err(WorkerError::CpuThreads)?;
+    Ok(Threads::Cpu(Arc::new(pool)))
+}
+
+/// The name of the host, where it is known, and something random.
+fn unique_id() -> String {
+    let random = Uuid::now_v7().simple().to_string();
+    let random = &random[random.len() - 8..];
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(host) if !host.trim().is_empty() => format!("{}-{random}", host.trim()),
+        _ => format!("worker-{random}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn nothing(_: Context, (): ()) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_worker_needs_no_settings() {
+        let worker = Worker::builder().build().unwrap();
+        assert!(!worker.id().is_empty());
+        assert_ne!(worker.id(), Worker::builder().build().unwrap().id());
+    }
+
+    #[test]
+    fn handlers_have_different_names() {
+        let error = Worker::builder()
+            .handler("a", nothing)
+            .cpu_handler("a", |_, (): ()| Ok(()))
+            .build()
+            .err()
+            .unwrap();
+        assert_eq!(error.to_string(), "the handler `a` is registered twice");
+    }
+}

@@ -1,0 +1,139 @@
+//! The settings of a worker.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use levelflow_common::HumanDuration;
+use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
+use serde::{Deserialize, Serialize};
+
+use crate::error::WorkerError;
+
+/// The most attempts that one worker runs at once.
+pub const MAX_SLOTS: usize = 65_536;
+
+/// The settings of a worker, as a configuration file has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// The coordinator.
+    pub address: String,
+    /// Unique among live workers; made from the name of the host if empty.
+    pub id: String,
+    /// The queues from which it takes work; `default` if empty.
+    pub queues: Vec<String>,
+    /// What tasks can select it by.
+    pub labels: BTreeMap<String, String>,
+    /// Attempts that it runs at once.
+    pub slots: usize,
+    /// Attempts that it takes beyond its slots, so that the next is at hand when one ends. They wait
+    /// here although another worker may be free: worth it for short tasks only.
+    pub prefetch: usize,
+    /// Whether it runs programs.
+    pub allow_process: bool,
+    /// Threads for CPU-heavy handlers; 0 for one per core.
+    pub cpu_threads: usize,
+    /// The most blocking handlers at once.
+    pub blocking_threads: usize,
+    /// How long a stopping worker waits for the attempts that run.
+    pub drain_timeout: HumanDuration,
+    /// How long a cancelled attempt has to end by itself.
+    pub cancel_grace: HumanDuration,
+    /// Outcomes that wait for their acknowledgement, beyond which no more work is asked for.
+    pub spool_outcomes: usize,
+    /// Bytes of those outcomes.
+    pub spool_bytes: usize,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            address: "http://127.0.0.1:7400".to_owned(),
+            id: String::new(),
+            queues: Vec::new(),
+            labels: BTreeMap::new(),
+            slots: 16,
+            prefetch: 0,
+            allow_process: false,
+            cpu_threads: 0,
+            blocking_threads: 64,
+            drain_timeout: HumanDuration(Duration::from_secs(30)),
+            cancel_grace: HumanDuration(Duration::from_secs(5)),
+            spool_outcomes: 100_000,
+            spool_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl WorkerConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn validate(&self) -> Result<(), WorkerError> {
+        let in_range = |setting, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(WorkerError::Setting {
+                    setting,
+                    problem: format!("is {value}; it may be {least} to {most}"),
+                })
+            }
+        };
+        in_range("slots", self.slots, 1, MAX_SLOTS)?;
+        in_range("prefetch", self.prefetch, 0, MAX_SLOTS)?;
+        in_range("cpu_threads", self.cpu_threads, 0, 1024)?;
+        in_range("blocking_threads", self.blocking_threads, 1, 4096)?;
+        in_range("spool_outcomes", self.spool_outcomes, 1, 10_000_000)?;
+        in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
+        in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
+        in_range("queues", self.queues.len(), 0, 1024)?;
+        in_range("id", self.id.len(), 0, MAX_KEY_BYTES)?;
+        if self.queues.iter().any(String::is_empty) {
+            return Err(WorkerError::Setting {
+                setting: "queues",
+                problem: "has an empty name".to_owned(),
+            });
+        }
+        if self.labels.keys().any(String::is_empty) {
+            return Err(WorkerError::Setting {
+                setting: "labels",
+                problem: "has an empty name".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut WorkerConfig)) -> String {
+        let mut config = WorkerConfig::default();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        WorkerConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn says_which_setting_is_wrong() {
+        assert_eq!(
+            problem(|config| config.slots = 0),
+            "`slots` is 0; it may be 1 to 65536"
+        );
+        assert_eq!(
+            problem(|config| config.queues = vec![String::new()]),
+            "`queues` has an empty name"
+        );
+        assert_eq!(
+            problem(|config| config.id = "x".repeat(300)),
+            "`id` is 300; it may be 0 to 256"
+        );
+    }
+}

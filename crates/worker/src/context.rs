@@ -1,0 +1,205 @@
+//! What a handler knows about its attempt.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use levelflow_common::{Code, Failure, RunId};
+use levelflow_proto::v1;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::cancelled;
+
+/// The attempt that a handler works on. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    attempt: Arc<AttemptState>,
+}
+
+impl Context {
+    pub(crate) fn new(attempt: Arc<AttemptState>) -> Self {
+        Self { attempt }
+    }
+
+    /// The run.
+    pub fn run_id(&self) -> RunId {
+        self.attempt.run_id
+    }
+
+    /// The task, by its id in the workflow.
+    pub fn task_id(&self) -> &str {
+        &self.attempt.task_id
+    }
+
+    /// The place in the list of a `for_each`.
+    pub fn item(&self) -> Option<u32> {
+        self.attempt.item
+    }
+
+    /// The number of the attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.number
+    }
+
+    /// The same text for every attempt of this task in this run. Pass it on to services that know such
+    /// keys, so that a repeated attempt has its effect once.
+    pub fn idempotency_key(&self) -> String {
+        let Self { attempt } = self;
+        match attempt.item {
+            Some(item) => format!("{}/{}/{item}", attempt.run_id, attempt.task_id),
+            None => format!("{}/{}", attempt.run_id, attempt.task_id),
+        }
+    }
+
+    /// Ends when the attempt should stop: it was cancelled, took too long, or the worker stops.
+    pub async fn cancelled(&self) {
+        self.attempt.cancelled.cancelled().await;
+    }
+
+    /// Whether the attempt should stop; for handlers on threads to look at now and then.
+    pub fn is_cancelled(&self) -> bool {
+        self.attempt.cancelled.is_cancelled()
+    }
+
+    /// The token behind [`Context::cancelled`].
+    pub fn cancellation(&self) -> CancellationToken {
+        self.attempt.cancelled.clone()
+    }
+
+    /// Says that the handler makes progress, for tasks with a heartbeat timeout. Cheap.
+    pub fn heartbeat(&self) {
+        self.attempt.heartbeat();
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("run_id", &self.attempt.run_id)
+            .field("task_id", &self.attempt.task_id)
+            .field("item", &self.attempt.item)
+            .field("attempt", &self.attempt.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the session and the executor share about an attempt.
+pub(crate) struct AttemptState {
+    pub(crate) token: u64,
+    run_id: RunId,
+    task_id: String,
+    item: Option<u32>,
+    number: u32,
+    pub(crate) started_at: Instant,
+    pub(crate) cancelled: CancellationToken,
+    /// The attempt is stopped because the worker ends, not because somebody wants that.
+    abandoned: AtomicBool,
+    /// Progress was reported since the last heartbeat to the coordinator.
+    progressed: AtomicBool,
+    /// When progress was reported last, in microseconds since the start.
+    progressed_at: AtomicU64,
+}
+
+impl AttemptState {
+    /// The state of an attempt that starts now; takes the names out of the message. None if the id of
+    /// the run is malformed.
+    pub(crate) fn starting(attempt: &mut v1::Attempt) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            token: attempt.token,
+            run_id: RunId::from_slice(&attempt.run_id)?,
+            task_id: std::mem::take(&mut attempt.task_id),
+            item: attempt.item,
+            number: attempt.attempt,
+            started_at: Instant::now(),
+            cancelled: CancellationToken::new(),
+            abandoned: AtomicBool::new(false),
+            progressed: AtomicBool::new(false),
+            progressed_at: AtomicU64::new(0),
+        }))
+    }
+
+    /// Stops the attempt because the worker ends.
+    pub(crate) fn abandon(&self) {
+        if !self.cancelled.is_cancelled() {
+            self.abandoned.store(true, Ordering::Relaxed);
+            self.cancelled.cancel();
+        }
+    }
+
+    /// The failure of the attempt after it was told to stop.
+    pub(crate) fn stopped(&self) -> Failure {
+        if self.abandoned.load(Ordering::Relaxed) {
+            Failure::retryable(
+                Code::WorkerLost,
+                "the worker stopped before the attempt ended",
+            )
+        } else {
+            cancelled()
+        }
+    }
+
+    fn heartbeat(&self) {
+        let micros = u64::try_from(self.started_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.progressed_at.store(micros, Ordering::Relaxed);
+        self.progressed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether progress was reported since the last call.
+    pub(crate) fn take_progressed(&self) -> bool {
+        self.progressed.swap(false, Ordering::Relaxed)
+    }
+
+    /// When progress was reported last; the start if it never was.
+    pub(crate) fn progressed_at(&self) -> Instant {
+        self.started_at + Duration::from_micros(self.progressed_at.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const RUN_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    pub(crate) fn wire_attempt(token: u64) -> v1::Attempt {
+        let run_id: RunId = RUN_ID.parse().unwrap();
+        v1::Attempt {
+            token,
+            run_id: bytes::Bytes::copy_from_slice(run_id.as_bytes()),
+            task_id: "resize".to_owned(),
+            attempt: 1,
+            ..v1::Attempt::default()
+        }
+    }
+
+    #[test]
+    fn the_idempotency_key_names_the_task_but_not_the_attempt() {
+        let context = |item, number| {
+            let mut attempt = wire_attempt(1);
+            attempt.item = item;
+            attempt.attempt = number;
+            Context::new(AttemptState::starting(&mut attempt).unwrap())
+        };
+        assert_eq!(
+            context(None, 1).idempotency_key(),
+            format!("{RUN_ID}/resize")
+        );
+        assert_eq!(
+            context(Some(7), 1).idempotency_key(),
+            context(Some(7), 2).idempotency_key()
+        );
+        assert_eq!(
+            context(Some(7), 2).idempotency_key(),
+            format!("{RUN_ID}/resize/7")
+        );
+    }
+
+    #[test]
+    fn a_malformed_run_id_is_seen() {
+        let mut attempt = wire_attempt(1);
+        attempt.run_id = bytes::Bytes::from_static(b"short");
+        assert!(AttemptState::starting(&mut attempt).is_none());
+    }
+}

@@ -1,0 +1,61 @@
+//! Why a worker cannot start or had to end.
+
+use levelflow_common::Code;
+use levelflow_proto::status::from_status;
+
+/// Why a worker could not be built, or ended other than by a drain.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A setting is out of its range.
+    #[error("`{setting}` {problem}")]
+    Setting {
+        /// The name of the setting.
+        setting: &'static str,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+    /// The address is not one of a coordinator.
+    #[error("`{address}` is not an address; write for example http://127.0.0.1:7400")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What the parser said.
+        #[source]
+        source: Option<tonic::transport::Error>,
+    },
+    /// Two handlers have the same name.
+    #[error("the handler `{0}` is registered twice")]
+    DuplicateHandler(String),
+    /// The threads for CPU-heavy handlers could not be started.
+    #[error("the threads for CPU-heavy handlers could not be started")]
+    CpuThreads(#[source] rayon::ThreadPoolBuildError),
+    /// The coordinator does not take this worker, and would not the next time.
+    #[error("the coordinator refused the worker: {}", .0.message())]
+    Refused(#[source] Box<tonic::Status>),
+    /// The coordinator speaks another version of the protocol.
+    #[error("the coordinator speaks version {theirs} of the protocol, this worker {ours}")]
+    Protocol {
+        /// The version of this worker.
+        ours: u32,
+        /// The version of the coordinator.
+        theirs: u32,
+    },
+    /// The worker had to end before the coordinator had confirmed all outcomes. The tasks run again.
+    #[error("{0} outcomes were not acknowledged before the worker had to end")]
+    Unacknowledged(usize),
+}
+
+impl WorkerError {
+    /// The stable code of the error.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Setting { .. } | Self::Address { .. } | Self::DuplicateHandler(_) => {
+                Code::ConfigInvalid
+            }
+            Self::CpuThreads(_) => Code::Internal,
+            Self::Refused(status) => from_status(status).code(),
+            Self::Protocol { .. } => Code::ProtocolUnsupported,
+            Self::Unacknowledged(_) => Code::ServerUnreachable,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A worker: sessions, one after the other, until it is told to end.
+
+use std::time::Duration;
+
+use levelflow_proto::{PROTOCOL_VERSION, v1};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::builder::WorkerBuilder;
+use crate::config::WorkerConfig;
+use crate::connection::{OpenError, Upstream, waits};
+use crate::error::WorkerError;
+use crate::executor::Executors;
+use crate::session::{Held, Session, SessionEnd};
+use crate::shutdown::Shutdown;
+use crate::slots::Slots;
+use crate::spool::Spool;
+
+/// A worker that is ready to run.
+pub struct Worker {
+    config: WorkerConfig,
+    upstream: Upstream,
+    executors: Executors,
+}
+
+impl Worker {
+    /// Starts to describe a worker.
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder::default()
+    }
+
+    pub(crate) fn new(config: WorkerConfig, upstream: Upstream, executors: Executors) -> Self {
+        Self {
+            config,
+            upstream,
+            executors,
+        }
+    }
+
+    /// The name by which the coordinator knows the worker.
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    /// Runs until `shutdown` fires and the worker is drained. Connects, and connects again whenever
+    /// the stream is lost, without end.
+    ///
+    /// # Errors
+    /// When the coordinator refuses the worker for good, or outcomes could not be delivered in time
+    /// after `shutdown` fired.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+        let Self {
+            config,
+            upstream,
+            executors,
+        } = self;
+        let hello = hello(&config, &executors);
+        let grace = config.cancel_grace.0;
+        let (ends, ended) = mpsc::unbounded_channel();
+        let mut held = Held {
+            slots: Slots::new(config.slots, config.prefetch, grace, executors, ends),
+            spool: Spool::new(config.spool_outcomes, config.spool_bytes),
+            ended,
+        };
+        let mut shutdown = Shutdown::new(shutdown, config.drain_timeout.0, grace);
+        let mut next_waits = waits();
+        loop {
+            held.collect();
+            let hello = v1::Hello {
+                held: held.tokens(),
+                ..hello.clone()
+            };
+            let opened = tokio::select! {
+                biased;
+                () = shutdown.without_session(held.is_empty()) => return finished(&held),
+                opened = upstream.open(hello) => opened,
+            };
+            let wait = match opened {
+                Ok(streams) => {
+                    let coordinator = streams.welcome.coordinator_id.clone();
+                    tracing::info!(coordinator, "session opened");
+                    match Box::pin(Session::run(&mut held, streams, &mut shutdown)).await {
+                        SessionEnd::Drained => return Ok(()),
+                        SessionEnd::OutOfTime => return finished(&held),
+                        SessionEnd::Lost(status) => {
+                            let reason =
+                                status.as_ref().map_or("closed", |status| status.message());
+                            tracing::warn!(coordinator, reason, "session lost");
+                        }
+                    }
+                    next_waits = waits();
+                    next_waits.next()
+                }
+                Err(OpenError::Final(error)) => return Err(error),
+                Err(OpenError::Passing(status)) => {
+                    let wait = next_waits.next();
+                    tracing::warn!(
+                        reason = status.message(),
+                        retry_in = ?wait,
+                        "coordinator not reached"
+                    );
+                    wait
+                }
+            };
+            held.collect();
+            tokio::select! {
+                biased;
+                () = shutdown.without_session(held.is_empty()) => return finished(&held),
+                () = sleep(wait.unwrap_or(Duration::ZERO)) => {}
+            }
+        }
+    }
+}
+
+fn finished(held: &Held) -> Result<(), WorkerError> {
+    match held.tokens().len() {
+        0 => Ok(()),
+        left => Err(WorkerError::Unacknowledged(left)),
+    }
+}
+
+fn hello(config: &WorkerConfig, executors: &Executors) -> v1::Hello {
+    v1::Hello {
+        worker_id: config.id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL_VERSION,
+        slots: u32::try_from(config.slots).unwrap_or(u32::MAX),
+        queues: config.queues.clone(),
+        labels: config.labels.clone(),
+        kinds: executors.kinds().iter().map(ToString::to_string).collect(),
+        handlers: executors.handlers().map(str::to_owned).collect(),
+        held: Vec::new(),
+        instance: Uuid::now_v7().as_u64_pair().1,
+    }
+}

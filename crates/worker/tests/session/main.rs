@@ -1,0 +1,7 @@
+//! The worker's side of the session, against a coordinator that does what each test says.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod coordinator;
+mod handlers;
+mod lifecycle;
