@@ -16,9 +16,11 @@ use crate::error::StoreError;
 pub trait Store: Send + Sync + 'static {
     /// Makes a batch durable: all of it or nothing. Batches become durable in the order of the calls.
     /// Returns at once; the receiver is told when the batch is durable, or why its outcome is unknown.
+    /// After one failed, all later ones are refused until [`Store::recover`].
     fn append(&self, batch: Batch) -> oneshot::Receiver<Result<(), StoreError>>;
 
-    /// Opens the store for one coordinator: raises the epoch, and gives what is needed to go on.
+    /// Opens the store for one coordinator: raises the epoch, and gives what is needed to go on. What
+    /// was appended before is either in the recovery or was not made durable and never will be.
     async fn recover(&self) -> Result<Recovery, StoreError>;
 
     /// Durable records of a run after `after_sequence`, at most `limit`; none if the run is unknown.
@@ -103,6 +105,31 @@ pub struct RunFilter {
     pub submitted_after: Option<Timestamp>,
     /// Submitted before.
     pub submitted_before: Option<Timestamp>,
+}
+
+impl RunFilter {
+    /// Whether a run passes.
+    pub fn matches(&self, run: &RunSummary) -> bool {
+        (self.statuses.is_empty() || self.statuses.contains(&run.status))
+            && self
+                .workflow
+                .as_deref()
+                .is_none_or(|workflow| workflow == &*run.workflow)
+            && self
+                .tenant
+                .as_deref()
+                .is_none_or(|tenant| tenant == &*run.tenant)
+            && self
+                .labels
+                .iter()
+                .all(|(name, value)| run.labels.get(name) == Some(value))
+            && self
+                .submitted_after
+                .is_none_or(|bound| run.submitted_at >= bound)
+            && self
+                .submitted_before
+                .is_none_or(|bound| run.submitted_at < bound)
+    }
 }
 
 /// A page of a list of runs.

@@ -1,0 +1,91 @@
+//! The versions of the schema: one numbered set for every database.
+//!
+//! A database applies what is [`pending`] in order, each migration in a transaction that also records
+//! its number. A number, once released, never changes its meaning.
+
+/// A step from one version of the schema to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Migration {
+    /// The version that it leads to; they count from 1.
+    pub(crate) version: u32,
+    sql: &'static str,
+}
+
+/// Every migration, in order.
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    sql: include_str!("../migrations/0001_journal_and_runs.sql"),
+}];
+
+/// What the databases call differently.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialect {
+    /// The type of a string of bytes.
+    pub(crate) bytes: &'static str,
+    /// The type of a whole number that is the key of its row.
+    pub(crate) row_key: &'static str,
+}
+
+/// What SQLite calls them.
+pub(crate) const SQLITE: Dialect = Dialect {
+    bytes: "BLOB",
+    row_key: "INTEGER PRIMARY KEY",
+};
+
+impl Migration {
+    /// The statements in the words of one database.
+    pub(crate) fn sql(&self, dialect: Dialect) -> String {
+        self.sql
+            .replace("{bytes}", dialect.bytes)
+            .replace("{row_key}", dialect.row_key)
+    }
+}
+
+/// The newest version of a set.
+pub(crate) fn latest(set: &[Migration]) -> u32 {
+    set.last().map_or(0, |migration| migration.version)
+}
+
+/// What has to be applied to a database of version `found`; none if a newer program wrote it.
+pub(crate) fn pending(set: &[Migration], found: u32) -> Option<&[Migration]> {
+    if found > latest(set) {
+        return None;
+    }
+    let done = set.partition_point(|migration| migration.version <= found);
+    Some(&set[done..])
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const fn migration(version: u32, sql: &'static str) -> Migration {
+        Migration { version, sql }
+    }
+
+    #[test]
+    fn versions_count_from_one() {
+        for (place, migration) in (1..).zip(MIGRATIONS) {
+            assert_eq!(migration.version, place);
+        }
+    }
+
+    #[test]
+    fn no_word_of_a_dialect_is_left_over() {
+        for migration in MIGRATIONS {
+            assert!(!migration.sql(SQLITE).contains(['{', '}']));
+        }
+    }
+
+    #[test]
+    fn only_newer_versions_are_pending() {
+        let set = [migration(1, "a"), migration(2, "b"), migration(3, "c")];
+        let versions = |found| {
+            pending(&set, found).map(|rest| rest.iter().map(|m| m.version).collect::<Vec<_>>())
+        };
+        assert_eq!(versions(0), Some(vec![1, 2, 3]));
+        assert_eq!(versions(2), Some(vec![3]));
+        assert_eq!(versions(3), Some(vec![]));
+        assert_eq!(versions(4), None);
+    }
+}
