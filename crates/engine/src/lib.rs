@@ -1,8 +1,44 @@
 //! The core of Levelflow as a pure state machine: events and time in, journal records and commands out.
 //!
 //! No clock, no randomness, no async, no I/O, no hash-ordered iteration.
+//!
+//! Start reading at [`run::RunState::apply`], the fold that says what each journal record means, then
+//! [`Engine::handle`], which decides what is recorded and what is asked of the world.
 
+mod advance;
+pub mod command;
+mod config;
+mod deadline;
+pub mod definition;
+mod dispatch;
+mod end;
+mod engine;
+pub mod event;
+mod explain;
+mod lane;
+mod lease;
+mod live;
+mod measured;
+mod outcome;
 pub mod plan;
+mod ready;
 pub mod record;
+mod recovery;
+mod rejection;
+pub mod run;
+mod session;
+mod submit;
+pub mod task;
+mod timer;
+mod view;
+mod worker;
 
+pub use command::{BatchNumber, Command, Effect};
+pub use config::Config;
+pub use definition::Definition;
+pub use engine::{Engine, Gathered, Load};
+pub use event::Event;
+pub use explain::{Explanation, Reason};
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
+pub use rejection::Rejection;
+pub use run::{ReplayError, RunState};

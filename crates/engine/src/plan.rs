@@ -216,7 +216,10 @@ fn shortest_cycle(graph: &DiGraph<(), (), u32>, group: &[NodeIndex<u32>]) -> Vec
             }
         }
     }
-    group.iter().map(|node| TaskIndex(node.index() as u32)).collect()
+    group
+        .iter()
+        .map(|node| TaskIndex(node.index() as u32))
+        .collect()
 }
 
 #[cfg(test)]

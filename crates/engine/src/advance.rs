@@ -1,0 +1,255 @@
+//! The way of a task from ready to its queue.
+
+use std::cmp::Reverse;
+
+use bytes::Bytes;
+use levelflow_common::limits::MAX_FOR_EACH_ITEMS;
+use levelflow_common::{Code, Failure, RunStatus, TaskKind, TaskStatus, Timestamp};
+
+use crate::command::{BatchNumber, Command, EndedTask, Prepare, RunContext};
+use crate::engine::Engine;
+use crate::event::{Preparation, RunKey, Ticket};
+use crate::live::LiveTask;
+use crate::ready::Ready;
+use crate::record::{Fact, TaskIndex};
+use crate::run::RunState;
+use crate::timer::Timer;
+
+impl Engine {
+    /// Lets a task whose needs are met go on, or holds it back at the gate of its run.
+    pub(crate) fn admit(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
+        self.arm_task_timeout(key, task);
+        self.readmit(now, key, task);
+    }
+
+    /// As [`Engine::admit`], for a task that has been admitted before.
+    pub(crate) fn readmit(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
+        let run = &mut self.runs[key.0 as usize];
+        let remaining = run.profile.remaining[run.state.defined(task).0 as usize];
+        if run.gate.enter(&run.state, task, remaining) {
+            self.begin(now, key, task);
+        } else {
+            *self.live_task(key, task) = LiveTask::Gated;
+        }
+    }
+
+    /// Lets tasks go on that the gate of their run held back.
+    pub(crate) fn admit_gated(&mut self, now: Timestamp, key: RunKey) {
+        loop {
+            let run = &mut self.runs[key.0 as usize];
+            let (state, profile) = (&run.state, &run.profile);
+            let remaining = |task| profile.remaining[state.defined(task).0 as usize];
+            let Some(task) = run.gate.next(state, remaining) else {
+                return;
+            };
+            if state.task(task).status.is_terminal() {
+                run.gate.leave(state, task);
+            } else {
+                self.begin(now, key, task);
+            }
+        }
+    }
+
+    /// A task leaves its gate, its queue or its worker: it ended, or waits for a time.
+    pub(crate) fn release(&mut self, key: RunKey, task: TaskIndex) {
+        let live = std::mem::take(self.live_task(key, task));
+        let run = &mut self.runs[key.0 as usize];
+        match live {
+            LiveTask::Idle | LiveTask::Gated => return,
+            LiveTask::Preparing(_) => {}
+            LiveTask::Queued { .. } => {
+                let lane = run.profile.lanes[run.state.defined(task).0 as usize];
+                self.lanes.count(lane, false);
+            }
+            LiveTask::Leased(token) => self.revoke(token),
+        }
+        let run = &mut self.runs[key.0 as usize];
+        run.gate.leave(&run.state, task);
+    }
+
+    /// Takes a task that passed the gate to its queue, over the evaluation of its input where it has
+    /// one.
+    fn begin(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
+        let run = self.run(key);
+        let defined = run.state.defined(task);
+        let spec = &run.state.definition.tasks[defined.0 as usize];
+        let list = spec.for_each && defined == task;
+        if spec.constant_input.is_some() && !list && spec.kind != TaskKind::Sleep {
+            self.enqueue(now, key, task, None);
+            return;
+        }
+        let ticket = self.ticket();
+        *self.live_task(key, task) = LiveTask::Preparing(ticket);
+        let state = &self.run(key).state;
+        let needs = state.definition.plan.needs(defined);
+        let prepare = Prepare {
+            run: key,
+            task,
+            ticket,
+            defined,
+            item: state.item(task),
+            context: context(state, needs.iter().copied().map(TaskIndex)),
+        };
+        // Evaluation has no effect outside, so it need not wait for what caused it.
+        self.command(BatchNumber::default(), Command::Prepare(Box::new(prepare)));
+    }
+
+    pub(crate) fn prepared(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        ticket: Ticket,
+        result: Result<Preparation, Failure>,
+    ) {
+        let current = self
+            .runs
+            .get(key.0 as usize)
+            .and_then(|run| run.tasks.get(task.0 as usize));
+        if !matches!(current, Some(LiveTask::Preparing(known)) if *known == ticket) {
+            return;
+        }
+        match result {
+            Ok(Preparation::Input(input)) => self.enqueue(now, key, task, Some(input)),
+            Ok(Preparation::Skip) => self.record(now, key, Fact::Skipped { task }),
+            Ok(Preparation::Items(items)) if items as usize > MAX_FOR_EACH_ITEMS => {
+                let message =
+                    format!("`for_each` has {items} items; the limit is {MAX_FOR_EACH_ITEMS}");
+                self.fail_unstarted(
+                    now,
+                    key,
+                    task,
+                    Failure::permanent(Code::TaskInputInvalid, message),
+                );
+            }
+            Ok(Preparation::Items(items)) => {
+                self.release(key, task);
+                self.record(now, key, Fact::Expanded { task, items });
+                self.admit_gated(now, key);
+            }
+            Ok(Preparation::Sleep(span)) => {
+                self.release(key, task);
+                let until = now.saturating_add(span);
+                self.record(now, key, Fact::Slept { task, until });
+                self.arm(key, until, Timer::Wake(key, task));
+                self.admit_gated(now, key);
+            }
+            Err(failure) => self.fail_unstarted(now, key, task, failure),
+        }
+    }
+
+    /// Fails a task that no attempt can help.
+    pub(crate) fn fail_unstarted(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        failure: Failure,
+    ) {
+        let state = self.run(key).state.task(task);
+        let fact = Fact::Failed {
+            task,
+            attempt: state.attempts,
+            started_at: state.started_at,
+            worker: state.worker.clone(),
+            failure,
+            retry_at: None,
+        };
+        self.record(now, key, fact);
+    }
+
+    /// Puts a task in its queue; `input` is none where it is constant.
+    pub(crate) fn enqueue(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        input: Option<Bytes>,
+    ) {
+        let ticket = self.ticket();
+        let run = self.run(key);
+        let defined = run.state.defined(task);
+        let spec = &run.state.definition.tasks[defined.0 as usize];
+        let priority = spec.priority.unwrap_or(run.state.submitted.priority);
+        let tenant = run.state.submitted.tenant.clone();
+        let lane = run.profile.lanes[defined.0 as usize];
+        let queue_timeout = spec.queue_timeout;
+        let ready = Ready {
+            remaining: run.profile.remaining[defined.0 as usize],
+            dependents: run.state.definition.plan.dependents(defined).len() as u32,
+            order: Reverse(ticket),
+            run: key,
+            task,
+            since: now,
+        };
+        let ready_in = run.recorded_in.0;
+        *self.live_task(key, task) = LiveTask::Queued {
+            ticket,
+            input,
+            since: now,
+            ready_in,
+        };
+        self.lanes
+            .get_mut(lane)
+            .queue
+            .push(priority, &tenant, ready);
+        self.lanes.count(lane, true);
+        if let Some(timeout) = queue_timeout {
+            let at = now.saturating_add(timeout);
+            self.arm(key, at, Timer::QueueTimeout(key, task, ticket));
+        }
+    }
+
+    /// Puts a task back that had an input already.
+    pub(crate) fn requeue(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        input: Option<Bytes>,
+    ) {
+        if self.run(key).state.status == RunStatus::Running {
+            self.enqueue(now, key, task, input);
+        } else {
+            let run = &mut self.runs[key.0 as usize];
+            run.gate.leave(&run.state, task);
+        }
+    }
+
+    pub(crate) fn arm_task_timeout(&mut self, key: RunKey, task: TaskIndex) {
+        let state = &self.run(key).state;
+        let spec = &state.definition.tasks[state.defined(task).0 as usize];
+        if let (Some(timeout), Some(queued_at)) = (spec.total_timeout, state.task(task).queued_at) {
+            let at = queued_at.saturating_add(timeout);
+            self.arm(key, at, Timer::TaskTimeout(key, task));
+        }
+    }
+}
+
+/// What the expressions of a run can refer to: these tasks, as far as they have ended.
+pub(crate) fn context(state: &RunState, tasks: impl Iterator<Item = TaskIndex>) -> RunContext {
+    let ended = tasks
+        .map(|task| (task, state.task(task)))
+        .filter(|(_, task)| task.status.is_terminal())
+        .map(|(index, task)| EndedTask {
+            id: state.definition.tasks[index.0 as usize].id.clone(),
+            status: task.status,
+            output: task.output.clone(),
+        })
+        .collect();
+    RunContext {
+        run_id: state.submitted.run_id,
+        definition: state.definition.clone(),
+        inputs: state.submitted.inputs.clone(),
+        tasks: ended,
+    }
+}
+
+/// How a task stands with what the engine knows beyond the journal.
+pub(crate) fn served_status(state: &RunState, task: TaskIndex, live: &LiveTask) -> TaskStatus {
+    match live {
+        LiveTask::Leased(_) => TaskStatus::Running,
+        LiveTask::Gated | LiveTask::Preparing(_) | LiveTask::Queued { .. } => TaskStatus::Ready,
+        LiveTask::Idle => state.task(task).status,
+    }
+}

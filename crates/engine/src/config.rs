@@ -1,0 +1,44 @@
+//! What bounds and paces an engine.
+
+use std::time::Duration;
+
+use levelflow_common::limits;
+
+/// What bounds and paces an engine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Higher than that of any engine before on the same store; the high part of every fencing token.
+    pub epoch: u64,
+    /// Where the jitter of retries starts.
+    pub seed: u64,
+    /// How often workers send heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How long a lease lasts without one.
+    pub lease: Duration,
+    /// How often leases and attempt timeouts are checked.
+    pub sweep_interval: Duration,
+    /// Tasks that may wait in a queue before submits are refused.
+    pub max_queue: usize,
+    /// Runs that may be open before submits are refused.
+    pub max_open_runs: usize,
+    /// How long the key of an ended run is kept in memory.
+    pub dedup_window: Duration,
+    /// A task that has waited this long for a worker is taken before more urgent ones.
+    pub ageing: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            epoch: 1,
+            seed: 0,
+            heartbeat_interval: Duration::from_secs(5),
+            lease: Duration::from_secs(15),
+            sweep_interval: Duration::from_secs(1),
+            max_queue: 10_000,
+            max_open_runs: 100_000,
+            dedup_window: limits::DEDUP_WINDOW,
+            ageing: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What happens because time passed.
+
+use levelflow_common::{Code, Failure, FencingToken, RunStatus, TaskStatus, Timestamp};
+
+use crate::engine::Engine;
+use crate::event::{RunKey, Ticket};
+use crate::live::LiveTask;
+use crate::record::{Fact, TaskIndex};
+use crate::timer::Timer;
+
+impl Engine {
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        while let Some((at, timer)) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Wake(run, task) => self.wake(now, at, run, task),
+                Timer::QueueTimeout(run, task, ticket) => {
+                    self.queue_timeout(now, run, task, ticket);
+                }
+                Timer::TaskTimeout(run, task) => self.task_timeout(now, run, task),
+                Timer::RunTimeout(run) => {
+                    if self.run(run).state.status == RunStatus::Running {
+                        self.stop_run(now, run, Fact::TimedOut);
+                    }
+                }
+                Timer::Sweep => self.sweep(now),
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Timestamp, at: Timestamp, key: RunKey, task: TaskIndex) {
+        let state = &self.run(key).state;
+        if state.status != RunStatus::Running || state.task(task).wakes_at != Some(at) {
+            return;
+        }
+        if !matches!(
+            self.run(key).tasks.get(task.0 as usize),
+            None | Some(LiveTask::Idle)
+        ) {
+            return;
+        }
+        let state = &self.run(key).state;
+        match state.task(task).status {
+            TaskStatus::Sleeping => {
+                let started_at = state.task(task).started_at.unwrap_or(now);
+                let fact = Fact::Succeeded {
+                    task,
+                    attempt: 0,
+                    started_at,
+                    worker: None,
+                    output: bytes::Bytes::from_static(b"null"),
+                };
+                self.record(now, key, fact);
+            }
+            TaskStatus::Backoff => self.readmit(now, key, task),
+            _ => {}
+        }
+    }
+
+    fn queue_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, ticket: Ticket) {
+        if let LiveTask::Queued {
+            ticket: known,
+            since,
+            ..
+        } = self.live_task(key, task)
+            && *known == ticket
+        {
+            let waited = now.since(*since);
+            let failure = Failure::permanent(
+                Code::QueueTimeout,
+                format!("no worker took the task within {waited:?}"),
+            );
+            self.fail_unstarted(now, key, task, failure);
+        }
+    }
+
+    fn task_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
+        let state = &self.run(key).state;
+        if state.status != RunStatus::Running || state.task(task).status.is_terminal() {
+            return;
+        }
+        let limit = state.definition.tasks[state.defined(task).0 as usize]
+            .total_timeout
+            .unwrap_or_default();
+        let attempt = match self.live_task(key, task) {
+            LiveTask::Leased(token) => {
+                let token = *token;
+                self.leases
+                    .get(token)
+                    .map(|lease| (lease.attempt, lease.started_at))
+            }
+            _ => None,
+        };
+        let state = self.run(key).state.task(task);
+        let fact = Fact::Failed {
+            task,
+            attempt: attempt.map_or(state.attempts, |(attempt, _)| attempt),
+            started_at: attempt.map_or(state.started_at, |(_, started_at)| Some(started_at)),
+            worker: state.worker.clone(),
+            failure: Failure::permanent(
+                Code::TotalTimeout,
+                format!("the task took longer than its total timeout of {limit:?}"),
+            ),
+            retry_at: None,
+        };
+        self.record(now, key, fact);
+    }
+
+    /// Ends leases that were not renewed, and attempts that their worker should have ended by itself.
+    fn sweep(&mut self, now: Timestamp) {
+        let slack = self.timeout_slack();
+        let mut over: Vec<(FencingToken, Failure)> = Vec::new();
+        for (token, lease) in self.leases.iter() {
+            if !lease.sent {
+                continue;
+            }
+            let state = &self.run(lease.run).state;
+            let spec = &state.definition.tasks[state.defined(lease.task).0 as usize];
+            let failure = if now.since(lease.renewed_at) > self.config.lease {
+                let worker = &self.workers.get(lease.worker).hello.worker;
+                Failure::retryable(
+                    Code::WorkerLost,
+                    format!(
+                        "worker `{worker}`: no heartbeat for {:?}",
+                        self.config.lease
+                    ),
+                )
+            } else if now.since(lease.started_at) > spec.run_timeout.saturating_add(slack) {
+                Failure::retryable(
+                    Code::RunTimeout,
+                    format!("the attempt took longer than {:?}", spec.run_timeout),
+                )
+            } else if let Some(limit) = spec.heartbeat_timeout
+                && now.since(lease.progressed_at) > limit.saturating_add(slack)
+            {
+                Failure::retryable(
+                    Code::HeartbeatTimeout,
+                    format!("the handler was silent for longer than {limit:?}"),
+                )
+            } else {
+                continue;
+            };
+            over.push((token, failure));
+        }
+        for (token, failure) in over {
+            self.expire(now, token, failure);
+        }
+        let lost: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.session.is_none() && worker.leases.is_empty())
+            .map(|(key, _)| key)
+            .collect();
+        for key in lost {
+            self.remove_worker(key);
+        }
+        if self.leases.is_empty() {
+            self.sweep_at = None;
+        } else {
+            self.arm_sweep(now);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Giving ready tasks to workers.
+
+use std::time::Duration;
+
+use levelflow_common::workflow::Durability;
+use levelflow_common::{FencingToken, Timestamp};
+
+use crate::command::{Attempt, Command};
+use crate::engine::Engine;
+use crate::event::{RunKey, Ticket};
+use crate::lane::LaneId;
+use crate::lease::Lease;
+use crate::live::{LiveRun, LiveTask};
+use crate::ready::Head;
+use crate::record::TaskIndex;
+use crate::timer::Timer;
+use crate::worker::WorkerKey;
+
+impl Engine {
+    /// Gives waiting tasks to workers that take them, the most urgent first.
+    ///
+    /// Called after a group of events rather than in each, so that the choice is among all of them.
+    pub fn assign(&mut self, now: Timestamp) {
+        while let Some((lane, head, worker)) = self.most_urgent(now) {
+            let (run, task) = self.lanes.get_mut(lane).queue.take(head);
+            self.lanes.count(lane, false);
+            self.grant(now, run, task, worker);
+        }
+    }
+
+    /// The most urgent head among the lanes that some worker can serve now.
+    fn most_urgent(&mut self, now: Timestamp) -> Option<(LaneId, Head, WorkerKey)> {
+        let mut best: Option<(LaneId, Head, WorkerKey)> = None;
+        for lane in self.lanes.ids() {
+            if self.lanes.get(lane).waiting == 0 {
+                continue;
+            }
+            let Some(worker) = self.least_busy(lane) else {
+                continue;
+            };
+            let ageing = self.config.ageing;
+            let runs = &self.runs;
+            let live = |run: RunKey, task: TaskIndex, ticket: Ticket| {
+                is_queued(runs.get(run.0 as usize), task, ticket)
+            };
+            let Some(head) = self.lanes.get_mut(lane).queue.peek(now, ageing, &live) else {
+                continue;
+            };
+            if best.as_ref().is_none_or(|(_, most, _)| head < *most) {
+                best = Some((lane, head, worker));
+            }
+        }
+        best
+    }
+
+    fn least_busy(&self, lane: LaneId) -> Option<WorkerKey> {
+        self.lanes
+            .get(lane)
+            .workers
+            .iter()
+            .copied()
+            .filter(|&key| self.workers.get(key).takes_work())
+            .min_by_key(|&key| self.workers.get(key).load())
+    }
+
+    fn grant(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, worker: WorkerKey) {
+        let LiveTask::Queued {
+            input, ready_in, ..
+        } = std::mem::take(self.live_task(key, task))
+        else {
+            unreachable!("a live head is queued");
+        };
+        let run = self.run_mut(key);
+        run.leases += 1;
+        // Relaxed runs need not wait for results, but always for their own submit.
+        let after = match run.state.submitted.durability {
+            Durability::Strict => ready_in,
+            Durability::Relaxed => run.submitted_in,
+        };
+        let lease = Lease {
+            run: key,
+            task,
+            attempt: run.state.task(task).attempts + 1,
+            worker,
+            input,
+            sent: false,
+            started_at: now,
+            renewed_at: now,
+            progressed_at: now,
+        };
+        let token = self.leases.grant(lease);
+        *self.live_task(key, task) = LiveTask::Leased(token);
+        let holder = self.workers.get_mut(worker);
+        holder.credits -= 1;
+        holder.leases.insert(token);
+        if let Some(session) = holder.session {
+            self.command(after, Command::Dispatch { session, token });
+        }
+        if self.sweep_at.is_none() {
+            self.arm_sweep(now);
+        }
+    }
+
+    pub(crate) fn arm_sweep(&mut self, now: Timestamp) {
+        let at = now.saturating_add(self.config.sweep_interval);
+        self.sweep_at = Some(at);
+        self.timers.arm(at, Timer::Sweep);
+    }
+
+    /// The attempt to send for a [`Command::Dispatch`]; none if it was taken back in the meantime.
+    pub fn start(&mut self, now: Timestamp, token: FencingToken) -> Option<Attempt> {
+        let lease = self.leases.get_mut(token)?;
+        lease.sent = true;
+        lease.started_at = now;
+        lease.renewed_at = now;
+        lease.progressed_at = now;
+        let state = &self.runs[lease.run.0 as usize].state;
+        let defined = state.defined(lease.task);
+        let spec = &state.definition.tasks[defined.0 as usize];
+        let input = lease
+            .input
+            .clone()
+            .or_else(|| spec.constant_input.clone())
+            .unwrap_or_default();
+        Some(Attempt {
+            token,
+            run_id: state.submitted.run_id,
+            number: state.number,
+            task_id: spec.id.clone(),
+            item: state.item(lease.task),
+            attempt: lease.attempt,
+            kind: spec.kind,
+            handler: spec.requirement.handler.clone(),
+            input,
+            timeout: spec.run_timeout,
+            heartbeat_timeout: spec.heartbeat_timeout,
+        })
+    }
+
+    /// Takes a lease back; a worker that has the attempt is told to stop.
+    pub(crate) fn revoke(&mut self, token: FencingToken) {
+        if let Some(lease) = self.end_lease(token) {
+            let worker = self.workers.get_mut(lease.worker);
+            if lease.sent {
+                if let Some(session) = worker.session {
+                    let after = self.gathering();
+                    self.command(after, Command::Stop { session, token });
+                }
+            } else {
+                worker.credits += 1;
+            }
+        }
+    }
+
+    /// Forgets a lease, without a word to anyone.
+    pub(crate) fn end_lease(&mut self, token: FencingToken) -> Option<Lease> {
+        let lease = self.leases.revoke(token)?;
+        self.workers.get_mut(lease.worker).leases.remove(&token);
+        self.runs[lease.run.0 as usize].leases -= 1;
+        Some(lease)
+    }
+
+    /// How long the coordinator waits beyond an attempt's own limit, which the worker keeps.
+    pub(crate) fn timeout_slack(&self) -> Duration {
+        self.config.heartbeat_interval
+    }
+}
+
+fn is_queued(run: Option<&LiveRun>, task: TaskIndex, ticket: Ticket) -> bool {
+    matches!(
+        run.and_then(|run| run.tasks.get(task.0 as usize)),
+        Some(LiveTask::Queued { ticket: known, .. }) if *known == ticket
+    )
+}

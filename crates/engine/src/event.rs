@@ -1,0 +1,158 @@
+//! What the engine is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use levelflow_common::{AttemptResult, Failure, FencingToken, RunId, TaskKind, WorkerId};
+
+use crate::definition::Definition;
+use crate::record::{Submitted, TaskIndex};
+
+/// A run in the memory of one engine. Given again after the run was evicted, so whoever keeps one also
+/// keeps a ticket or a batch number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RunKey(pub(crate) u32);
+
+/// One piece of work that was asked for, so that a late answer can be told from the current one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(pub(crate) u64);
+
+/// A request whose answer comes as a command.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReplyId(pub u64);
+
+/// A connection of a worker. Never given twice in one process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A client submits a run.
+    Submit {
+        /// Where the answer goes.
+        reply: ReplyId,
+        /// The run.
+        submitted: Box<Submitted>,
+        /// Its workflow.
+        definition: Arc<Definition>,
+    },
+    /// A client cancels a run.
+    Cancel {
+        /// Where the answer goes.
+        reply: ReplyId,
+        /// The run.
+        run_id: RunId,
+        /// What the client says.
+        reason: Arc<str>,
+    },
+    /// The answer to [`crate::Command::Prepare`].
+    Prepared {
+        /// The run.
+        run: RunKey,
+        /// The task.
+        task: TaskIndex,
+        /// The ticket of the command.
+        ticket: Ticket,
+        /// What was found.
+        result: Result<Preparation, Failure>,
+    },
+    /// The answer to [`crate::Command::RenderOutputs`].
+    OutputsRendered {
+        /// The run.
+        run: RunKey,
+        /// The ticket of the command.
+        ticket: Ticket,
+        /// A JSON object.
+        result: Result<Bytes, Failure>,
+    },
+    /// A worker opened a session.
+    Joined {
+        /// Its connection.
+        session: SessionId,
+        /// What it said.
+        hello: Box<Hello>,
+    },
+    /// A session ended.
+    Left {
+        /// The connection.
+        session: SessionId,
+    },
+    /// A worker takes more attempts.
+    Granted {
+        /// Its connection.
+        session: SessionId,
+        /// How many more.
+        credits: u32,
+    },
+    /// A worker takes no more attempts.
+    Draining {
+        /// Its connection.
+        session: SessionId,
+    },
+    /// An attempt ended.
+    Outcome {
+        /// The connection.
+        session: SessionId,
+        /// The attempt.
+        token: FencingToken,
+        /// What came of it.
+        result: AttemptResult,
+        /// How long it ran.
+        duration: Duration,
+    },
+    /// A worker received an attempt and did not start it.
+    Refused {
+        /// The connection.
+        session: SessionId,
+        /// The attempt.
+        token: FencingToken,
+    },
+    /// A worker is alive.
+    Heartbeat {
+        /// The connection.
+        session: SessionId,
+        /// Attempts under way.
+        running: Vec<FencingToken>,
+        /// Those that reported progress since the last heartbeat.
+        progressed: Vec<FencingToken>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What has to be known of a task before it can start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// Its `when` is false.
+    Skip,
+    /// Its input, a JSON value.
+    Input(Bytes),
+    /// The length of its list.
+    Items(u32),
+    /// How long it sleeps.
+    Sleep(Duration),
+}
+
+/// What a worker says first.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Its name.
+    pub worker: WorkerId,
+    /// Drawn when its process started.
+    pub instance: u64,
+    /// Attempts that it runs at once.
+    pub slots: u32,
+    /// The queues that it subscribes to.
+    pub queues: BTreeSet<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The task kinds that it runs.
+    pub kinds: BTreeSet<TaskKind>,
+    /// The handlers that it has.
+    pub handlers: BTreeSet<String>,
+    /// Attempts of an earlier session that are still running or whose outcomes are not acknowledged.
+    pub held: Vec<FencingToken>,
+}

@@ -1,0 +1,283 @@
+//! Exactly why a task waits.
+
+use levelflow_common::{RunId, TaskStatus, Timestamp};
+
+use crate::advance::served_status;
+use crate::command::BatchNumber;
+use crate::engine::Engine;
+use crate::event::RunKey;
+use crate::live::LiveTask;
+use crate::record::TaskIndex;
+use crate::rejection::Rejection;
+use crate::run::RunState;
+use crate::task::Place;
+
+/// How a task stands and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// How it stands.
+    pub status: TaskStatus,
+    /// The reasons, the most important first.
+    pub reasons: Vec<Reason>,
+}
+
+/// A reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// What programs match on.
+    pub code: &'static str,
+    /// What people read.
+    pub text: String,
+}
+
+fn reason(code: &'static str, text: impl Into<String>) -> Reason {
+    Reason {
+        code,
+        text: text.into(),
+    }
+}
+
+impl Engine {
+    /// Why a task of an open run stands as it does, and the batch that must be durable before it is
+    /// told.
+    ///
+    /// # Errors
+    /// When the run is not open or has no such task.
+    pub fn explain(
+        &self,
+        now: Timestamp,
+        run_id: RunId,
+        task_id: &str,
+        item: Option<u32>,
+    ) -> Result<(BatchNumber, Explanation), Rejection> {
+        let &key = self
+            .by_id
+            .get(&run_id)
+            .ok_or(Rejection::RunNotFound(run_id))?;
+        let run = self.run(key);
+        let task = run
+            .state
+            .find(task_id, item)
+            .ok_or_else(|| Rejection::TaskNotFound {
+                run_id,
+                task: task_id.to_owned(),
+            })?;
+        let idle = LiveTask::Idle;
+        let live = run.tasks.get(task.0 as usize).unwrap_or(&idle);
+        let status = served_status(&run.state, task, live);
+        let reasons = match live {
+            LiveTask::Idle => run.state.reasons(now, task),
+            LiveTask::Gated => vec![self.why_gated(key, task)],
+            LiveTask::Preparing(_) => {
+                vec![reason("preparing", "its expressions are being evaluated")]
+            }
+            LiveTask::Queued { since, .. } => self.why_queued(now, key, task, *since),
+            LiveTask::Leased(token) => {
+                let lease = self.leases.get(*token);
+                lease
+                    .map(|lease| {
+                        let worker = self.workers.get(lease.worker);
+                        let since = now.since(lease.started_at);
+                        let place = if worker.session.is_some() {
+                            format!("on worker `{}`", worker.hello.worker)
+                        } else {
+                            format!(
+                                "on worker `{}`, which is not connected; its lease ends {:?} after its last heartbeat",
+                                worker.hello.worker, self.config.lease
+                            )
+                        };
+                        reason(
+                            "running",
+                            format!("attempt {} has run for {since:.1?} {place}", lease.attempt),
+                        )
+                    })
+                    .into_iter()
+                    .collect()
+            }
+        };
+        Ok((run.recorded_in.0, Explanation { status, reasons }))
+    }
+
+    fn why_gated(&self, key: RunKey, task: TaskIndex) -> Reason {
+        let run = self.run(key);
+        let definition = &run.state.definition;
+        let level = definition.plan.level_of(run.state.defined(task));
+        match run.gate.barrier() {
+            Some(barrier) if barrier < level => reason(
+                "level_barrier",
+                format!(
+                    "it is in level {level}, and `dispatch: level` holds it until level {barrier} has ended"
+                ),
+            ),
+            _ => match run.gate.limit() {
+                Some(limit) => reason(
+                    "max_parallel",
+                    format!("`max_parallel: {limit}` tasks of the run are under way"),
+                ),
+                None => reason(
+                    "max_parallel",
+                    "as many items of its list are under way as `for_each.max_parallel` allows",
+                ),
+            },
+        }
+    }
+
+    fn why_queued(
+        &self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        since: Timestamp,
+    ) -> Vec<Reason> {
+        let run = self.run(key);
+        let defined = run.state.defined(task);
+        let lane = self.lanes.get(run.profile.lanes[defined.0 as usize]);
+        let requirement = &lane.requirement;
+        let waited = now.since(since);
+        let what = if requirement.handler.is_empty() {
+            format!("`{}` tasks", requirement.kind)
+        } else {
+            format!("handler `{}`", requirement.handler)
+        };
+        let labels = if requirement.labels.is_empty() {
+            String::new()
+        } else {
+            format!(" with labels {:?}", requirement.labels)
+        };
+        let wanted = format!("queue `{}` that runs {what}{labels}", requirement.queue);
+        let live: Vec<_> = lane
+            .workers
+            .iter()
+            .map(|&worker| self.workers.get(worker))
+            .filter(|worker| worker.session.is_some())
+            .collect();
+        let first = if live.is_empty() {
+            reason("no_worker", format!("no connected worker serves {wanted}"))
+        } else if live.iter().all(|worker| worker.draining) {
+            reason(
+                "draining",
+                format!("all {} workers for {wanted} are draining", live.len()),
+            )
+        } else {
+            reason(
+                "workers_busy",
+                format!(
+                    "all slots of the {} workers for {wanted} are taken",
+                    live.len()
+                ),
+            )
+        };
+        let place = reason(
+            "queued",
+            format!(
+                "it has waited for {waited:.1?} among {} tasks that require the same",
+                lane.waiting
+            ),
+        );
+        vec![first, place]
+    }
+}
+
+impl RunState {
+    /// The task of that name.
+    pub fn find(&self, task_id: &str, item: Option<u32>) -> Option<TaskIndex> {
+        let task = self
+            .definition
+            .tasks
+            .iter()
+            .position(|spec| &*spec.id == task_id)? as u32;
+        match (item, self.tasks[task as usize].place) {
+            (None, _) => Some(TaskIndex(task)),
+            (Some(item), Place::List { first, count, .. }) if item < count => {
+                Some(TaskIndex(first + item))
+            }
+            (Some(_), _) => None,
+        }
+    }
+
+    /// Why a task stands as it does, as the journal tells it.
+    pub fn reasons(&self, now: Timestamp, task: TaskIndex) -> Vec<Reason> {
+        let state = self.task(task);
+        let id = |task: TaskIndex| &self.definition.tasks[task.0 as usize].id;
+        let in_time = |at: Option<Timestamp>| at.map_or_else(Default::default, |at| at.since(now));
+        let mut reasons = match state.status {
+            TaskStatus::Pending => self.why_pending(task),
+            TaskStatus::Ready => vec![reason("ready", "its needs are met")],
+            TaskStatus::Running => match state.place {
+                Place::List { count, open, .. } => vec![reason(
+                    "items",
+                    format!("{open} of its {count} items have not ended"),
+                )],
+                Place::Whole | Place::Item { .. } => vec![],
+            },
+            TaskStatus::Backoff => vec![reason(
+                "backoff",
+                format!(
+                    "attempt {} failed; the next starts in {:.1?}",
+                    state.attempts,
+                    in_time(state.wakes_at)
+                ),
+            )],
+            TaskStatus::Sleeping => vec![reason(
+                "sleeping",
+                format!("it wakes in {:.1?}", in_time(state.wakes_at)),
+            )],
+            TaskStatus::Succeeded => match &state.reused_from {
+                Some(run) => vec![reason(
+                    "succeeded",
+                    format!("its output was kept from run {run}"),
+                )],
+                None => vec![reason("succeeded", "it has ended with an output")],
+            },
+            TaskStatus::Failed => vec![reason(
+                "failed",
+                format!("it failed after {} attempts", state.attempts),
+            )],
+            TaskStatus::Skipped => match state.skipped_by {
+                Some(cause) => vec![reason(
+                    "upstream",
+                    format!(
+                        "it needs `{}`, which {}",
+                        id(cause),
+                        ended_as(self.task(cause).status)
+                    ),
+                )],
+                None => vec![reason("when", "its `when` was false")],
+            },
+            TaskStatus::Cancelled => vec![reason("cancelled", "its run ended before it could")],
+        };
+        if let Some(failure) = &state.failure {
+            reasons.push(reason(
+                failure.code.as_str(),
+                format!("the last attempt failed: {}", failure.message),
+            ));
+        }
+        reasons
+    }
+
+    fn why_pending(&self, task: TaskIndex) -> Vec<Reason> {
+        let needs = self.definition.plan.needs(self.defined(task));
+        let waits: Vec<String> = needs
+            .iter()
+            .map(|&need| TaskIndex(need))
+            .filter(|&need| !self.task(need).status.is_terminal())
+            .map(|need| format!("`{}`", self.definition.tasks[need.0 as usize].id))
+            .collect();
+        const SHOWN: usize = 10;
+        let more = match waits.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let shown = waits[..waits.len().min(SHOWN)].join(", ");
+        vec![reason("needs", format!("it waits for {shown}{more}"))]
+    }
+}
+
+fn ended_as(status: TaskStatus) -> &'static str {
+    match status {
+        TaskStatus::Failed => "failed",
+        TaskStatus::Skipped => "was skipped",
+        TaskStatus::Cancelled => "was cancelled",
+        _ => "has not succeeded",
+    }
+}

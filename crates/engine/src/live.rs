@@ -1,0 +1,210 @@
+//! What the engine knows of an open run beyond its journal.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levelflow_common::workflow::Dispatch;
+use levelflow_common::{FencingToken, Timestamp};
+
+use crate::command::BatchNumber;
+use crate::event::Ticket;
+use crate::lane::LaneId;
+use crate::record::TaskIndex;
+use crate::run::RunState;
+use crate::timer::Timer;
+
+/// A run in memory.
+#[derive(Debug)]
+pub(crate) struct LiveRun {
+    pub(crate) state: RunState,
+    pub(crate) tasks: Vec<LiveTask>,
+    pub(crate) profile: Arc<Profile>,
+    /// The batch with its submit.
+    pub(crate) submitted_in: BatchNumber,
+    /// The batch with its last record, and the place of its entry in that batch.
+    pub(crate) recorded_in: (BatchNumber, usize),
+    pub(crate) gate: Gate,
+    /// Leases under way.
+    pub(crate) leases: u32,
+    /// Set while the outputs are evaluated.
+    pub(crate) rendering: Option<Ticket>,
+    /// Timers to disarm when the run is evicted; may name some that have gone off.
+    pub(crate) timers: Vec<(Timestamp, Timer)>,
+}
+
+/// What the engine knows of a task beyond the journal.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum LiveTask {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// It is held back by `max_parallel` or by a level barrier.
+    Gated,
+    /// Its expressions are being evaluated.
+    Preparing(Ticket),
+    /// It waits for a worker.
+    Queued {
+        ticket: Ticket,
+        /// The evaluated input; none where it is constant.
+        input: Option<Bytes>,
+        since: Timestamp,
+        /// The batch that made it ready.
+        ready_in: BatchNumber,
+    },
+    /// An attempt is on a worker, or about to be sent.
+    Leased(FencingToken),
+}
+
+/// What is the same for all runs of a definition.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    /// The lane of each task.
+    pub(crate) lanes: Vec<LaneId>,
+    /// For each task the expected time to the end of the run, in microseconds.
+    pub(crate) remaining: Vec<u64>,
+}
+
+/// Holds back tasks of one run over its bounds.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    limit: Option<u32>,
+    /// Whether levels are a barrier, and up to which it has opened.
+    barrier: Option<u32>,
+    /// Tasks that passed and have not left.
+    inside: u32,
+    /// Tasks that wait: the lowest level first, then the longest remaining path.
+    outside: BTreeSet<(u32, Reverse<u64>, TaskIndex)>,
+    lists: BTreeMap<TaskIndex, ListGate>,
+}
+
+/// Holds back items of one list over its bound.
+#[derive(Debug)]
+struct ListGate {
+    limit: u32,
+    inside: u32,
+    outside: VecDeque<TaskIndex>,
+}
+
+impl Gate {
+    pub(crate) fn new(state: &RunState) -> Self {
+        let workflow = &state.definition.workflow;
+        Self {
+            limit: workflow.max_parallel,
+            barrier: (workflow.dispatch == Dispatch::Level).then_some(0),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a task may go on now; if not, it is kept until [`Gate::next`] gives it.
+    pub(crate) fn enter(&mut self, state: &RunState, task: TaskIndex, remaining: u64) -> bool {
+        let defined = state.defined(task);
+        if defined != task
+            && let Some(limit) = state.definition.tasks[defined.0 as usize].max_items
+        {
+            let list = self.lists.entry(defined).or_insert(ListGate {
+                limit,
+                inside: 0,
+                outside: VecDeque::new(),
+            });
+            if list.inside >= list.limit {
+                list.outside.push_back(task);
+                return false;
+            }
+            list.inside += 1;
+        }
+        self.enter_run(state, task, remaining)
+    }
+
+    fn enter_run(&mut self, state: &RunState, task: TaskIndex, remaining: u64) -> bool {
+        let level = match self.barrier {
+            Some(_) => state.definition.plan.level_of(state.defined(task)),
+            None => 0,
+        };
+        if self.is_open(level) && self.outside.is_empty() {
+            self.inside += 1;
+            return true;
+        }
+        self.outside.insert((level, Reverse(remaining), task));
+        if self.outside.first().map(|first| first.2) == Some(task) && self.is_open(level) {
+            self.outside.pop_first();
+            self.inside += 1;
+            return true;
+        }
+        false
+    }
+
+    fn is_open(&self, level: u32) -> bool {
+        self.limit.is_none_or(|limit| self.inside < limit)
+            && self.barrier.is_none_or(|barrier| level <= barrier)
+    }
+
+    /// A task that had passed left: it ended, or waits for a time.
+    pub(crate) fn leave(&mut self, state: &RunState, task: TaskIndex) {
+        self.inside -= 1;
+        let defined = state.defined(task);
+        if defined != task
+            && let Some(list) = self.lists.get_mut(&defined)
+        {
+            list.inside -= 1;
+        }
+    }
+
+    /// All tasks of some level have ended.
+    pub(crate) fn level_completed(&mut self, state: &RunState) {
+        if let Some(barrier) = &mut self.barrier {
+            let last = state.definition.plan.levels().len() as u32 - 1;
+            while *barrier < last && state.level_has_ended(*barrier) {
+                *barrier += 1;
+            }
+        }
+    }
+
+    /// The next task that may go on.
+    pub(crate) fn next(
+        &mut self,
+        state: &RunState,
+        remaining: impl Fn(TaskIndex) -> u64,
+    ) -> Option<TaskIndex> {
+        // Items that their list lets go on wait at the run's gate with the others.
+        let mut freed = Vec::new();
+        for list in self.lists.values_mut() {
+            while list.inside < list.limit
+                && let Some(item) = list.outside.pop_front()
+            {
+                list.inside += 1;
+                freed.push(item);
+            }
+        }
+        for item in freed {
+            let level = match self.barrier {
+                Some(_) => state.definition.plan.level_of(state.defined(item)),
+                None => 0,
+            };
+            self.outside.insert((level, Reverse(remaining(item)), item));
+        }
+        let &(level, _, task) = self.outside.first()?;
+        if !self.is_open(level) {
+            return None;
+        }
+        self.outside.pop_first();
+        self.inside += 1;
+        Some(task)
+    }
+
+    /// Forgets what waits: the run starts nothing more.
+    pub(crate) fn close(&mut self) {
+        self.outside.clear();
+        self.lists.clear();
+        self.limit = Some(0);
+    }
+
+    pub(crate) fn limit(&self) -> Option<u32> {
+        self.limit
+    }
+
+    pub(crate) fn barrier(&self) -> Option<u32> {
+        self.barrier
+    }
+}

@@ -1,0 +1,124 @@
+//! How long tasks take: expected by kind until it was measured.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use levelflow_common::{TaskKind, WorkflowDigest};
+
+use crate::definition::Definition;
+use crate::lane::Lanes;
+use crate::live::Profile;
+use crate::record::TaskIndex;
+use crate::worker::Workers;
+
+/// Definitions whose measurements are kept; the one that was submitted least lately goes first.
+const MAX_DEFINITIONS: usize = 4096;
+
+/// Durations of tasks by definition.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    by_digest: BTreeMap<WorkflowDigest, Measurements>,
+    /// Counts submits, to tell which definition was used least lately.
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Measurements {
+    profile: Arc<Profile>,
+    /// Moving averages in microseconds; 0 where nothing was measured.
+    micros: Vec<u64>,
+    runs: u64,
+    last_use: u64,
+}
+
+impl Measured {
+    /// The profile for a new run, and whether the definition is new here.
+    pub(crate) fn profile(
+        &mut self,
+        definition: &Definition,
+        lanes: &mut Lanes,
+        workers: &Workers,
+    ) -> (Arc<Profile>, bool) {
+        self.uses += 1;
+        if let Some(known) = self.by_digest.get_mut(&definition.digest) {
+            known.last_use = self.uses;
+            return (known.profile.clone(), false);
+        }
+        if self.by_digest.len() >= MAX_DEFINITIONS
+            && let Some(oldest) = self
+                .by_digest
+                .iter()
+                .min_by_key(|(_, known)| known.last_use)
+                .map(|(&digest, _)| digest)
+        {
+            self.by_digest.remove(&oldest);
+        }
+        let micros = vec![0; definition.plan.len()];
+        let profile = Arc::new(Profile {
+            lanes: definition
+                .tasks
+                .iter()
+                .map(|task| lanes.intern(&task.requirement, workers))
+                .collect(),
+            remaining: remaining(definition, &micros),
+        });
+        self.by_digest.insert(
+            definition.digest,
+            Measurements {
+                profile: profile.clone(),
+                micros,
+                runs: 0,
+                last_use: self.uses,
+            },
+        );
+        (profile, true)
+    }
+
+    /// An attempt at a task succeeded.
+    pub(crate) fn note(&mut self, digest: WorkflowDigest, task: TaskIndex, took: Duration) {
+        if let Some(known) = self.by_digest.get_mut(&digest) {
+            let micros = &mut known.micros[task.0 as usize];
+            let took = took.as_micros() as u64 + 1;
+            *micros = if *micros == 0 {
+                took
+            } else {
+                (*micros * 7 + took) / 8
+            };
+        }
+    }
+
+    /// A run of the definition ended: now and then the order of its tasks is computed anew.
+    pub(crate) fn run_ended(&mut self, definition: &Definition) {
+        if let Some(known) = self.by_digest.get_mut(&definition.digest) {
+            known.runs += 1;
+            if known.runs.is_power_of_two() || known.runs.is_multiple_of(1024) {
+                known.profile = Arc::new(Profile {
+                    lanes: known.profile.lanes.clone(),
+                    remaining: remaining(definition, &known.micros),
+                });
+            }
+        }
+    }
+}
+
+fn remaining(definition: &Definition, micros: &[u64]) -> Vec<u64> {
+    definition.plan.remaining(|task| {
+        let measured = micros[task.0 as usize];
+        if measured > 0 {
+            measured
+        } else {
+            expected(definition.tasks[task.0 as usize].kind)
+        }
+    })
+}
+
+/// Microseconds that a task of a kind is taken to need before it was measured.
+pub(crate) const fn expected(kind: TaskKind) -> u64 {
+    match kind {
+        TaskKind::Http | TaskKind::Handler => 100_000,
+        TaskKind::Process => 200_000,
+        TaskKind::Sleep => 1_000_000,
+        TaskKind::Transform => 1_000,
+    }
+}

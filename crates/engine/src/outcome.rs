@@ -1,0 +1,128 @@
+//! Outcomes of attempts.
+
+use std::time::Duration;
+
+use levelflow_common::limits::{MAX_OUTPUT_BYTES, MAX_RUN_OUTPUT_BYTES};
+use levelflow_common::{AttemptResult, Code, Failure, FencingToken, RunStatus, Timestamp};
+
+use crate::command::{BatchNumber, Command};
+use crate::engine::Engine;
+use crate::event::{RunKey, SessionId};
+use crate::lease::Lease;
+use crate::live::LiveTask;
+use crate::record::Fact;
+use crate::timer::Timer;
+
+impl Engine {
+    pub(crate) fn outcome(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        token: FencingToken,
+        result: AttemptResult,
+        duration: Duration,
+    ) {
+        let holder = self.leases.get(token).map(|lease| lease.worker);
+        if holder.is_none() || holder != self.workers.of_session(session) {
+            self.stale_results += 1;
+            self.command(
+                BatchNumber::default(),
+                Command::Acknowledge { session, token },
+            );
+            return;
+        }
+        let Some(lease) = self.end_lease(token) else {
+            unreachable!("the lease was found above");
+        };
+        let (key, task) = (lease.run, lease.task);
+        *self.live_task(key, task) = LiveTask::Idle;
+        let run = self.run_mut(key);
+        run.gate.leave(&run.state, task);
+        let started_at = lease.started_at.max(now.saturating_sub(duration));
+        match self.within_bounds(key, result) {
+            Ok(output) => {
+                let worker = Some(self.workers.get(lease.worker).hello.worker.clone());
+                let state = &self.run(key).state;
+                let (digest, defined) = (state.definition.digest, state.defined(task));
+                self.measured.note(digest, defined, duration);
+                let fact = Fact::Succeeded {
+                    task,
+                    attempt: lease.attempt,
+                    started_at,
+                    worker,
+                    output,
+                };
+                self.record(now, key, fact);
+                self.admit_gated_if_running(now, key);
+            }
+            Err(failure) => self.attempt_failed(now, &lease, started_at, failure),
+        }
+        let after = self.gathering();
+        self.command(after, Command::Acknowledge { session, token });
+    }
+
+    /// An attempt whose lease was ended failed: the task tries again, or fails.
+    pub(crate) fn attempt_failed(
+        &mut self,
+        now: Timestamp,
+        lease: &Lease,
+        started_at: Timestamp,
+        failure: Failure,
+    ) {
+        let (key, task) = (lease.run, lease.task);
+        let state = &self.run(key).state;
+        if state.status != RunStatus::Running {
+            // The run is ending: its tasks end with it.
+            self.finish_if_done(now, key);
+            return;
+        }
+        if failure.code == Code::Cancelled {
+            // The worker stopped it for its own reasons, such as a drain.
+            self.readmit(now, key, task);
+            return;
+        }
+        let retry = &state.definition.tasks[state.defined(task).0 as usize].retry;
+        let retry_at = if failure.retryable && lease.attempt < retry.max_attempts {
+            let retry = retry.clone();
+            let wait = retry.backoff(lease.attempt, self.random());
+            Some(now.saturating_add(wait))
+        } else {
+            None
+        };
+        let fact = Fact::Failed {
+            task,
+            attempt: lease.attempt,
+            started_at: Some(started_at),
+            worker: Some(self.workers.get(lease.worker).hello.worker.clone()),
+            failure,
+            retry_at,
+        };
+        self.record(now, key, fact);
+        if let Some(at) = retry_at {
+            self.arm(key, at, Timer::Wake(key, task));
+        }
+        self.admit_gated_if_running(now, key);
+    }
+
+    fn admit_gated_if_running(&mut self, now: Timestamp, key: RunKey) {
+        if self.run(key).state.status == RunStatus::Running {
+            self.admit_gated(now, key);
+        }
+    }
+
+    fn within_bounds(&self, key: RunKey, result: AttemptResult) -> AttemptResult {
+        let output = result?;
+        let in_run = self.run(key).state.output_bytes + output.len();
+        let (size, limit, what) = if output.len() > MAX_OUTPUT_BYTES {
+            (output.len(), MAX_OUTPUT_BYTES, "the output has")
+        } else if in_run > MAX_RUN_OUTPUT_BYTES {
+            (in_run, MAX_RUN_OUTPUT_BYTES, "the outputs of the run have")
+        } else {
+            return Ok(output);
+        };
+        Err(Failure::permanent(
+            Code::OutputTooLarge,
+            format!("{what} {size} bytes; the limit is {limit}"),
+        ))
+    }
+}

@@ -1,0 +1,208 @@
+//! Workers coming, going and telling how they are.
+
+use std::collections::BTreeSet;
+
+use levelflow_common::{Code, Failure, FencingToken, Timestamp};
+
+use crate::command::{BatchNumber, Command};
+use crate::engine::Engine;
+use crate::event::{Hello, SessionId};
+use crate::live::LiveTask;
+use crate::rejection::Rejection;
+use crate::worker::{Worker, WorkerKey};
+
+impl Engine {
+    pub(crate) fn joined(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        mut hello: Hello,
+    ) -> Result<(), Rejection> {
+        let held: BTreeSet<FencingToken> = std::mem::take(&mut hello.held).into_iter().collect();
+        let known = self.workers.named(&hello.worker.0);
+        let key = match known {
+            Some(key) if self.workers.get(key).hello.instance == hello.instance => {
+                self.rejoin(now, key, session, &held);
+                key
+            }
+            Some(key) if self.workers.get(key).session.is_some() => {
+                return Err(Rejection::WorkerIdTaken(hello.worker.0));
+            }
+            replaced => {
+                if let Some(key) = replaced {
+                    self.lose_leases(now, key, |_| true, "the worker process was replaced");
+                    self.remove_worker(key);
+                }
+                let worker = Worker {
+                    hello,
+                    session: Some(session),
+                    credits: 0,
+                    draining: false,
+                    leases: BTreeSet::new(),
+                };
+                let key = self.workers.insert(worker);
+                self.lanes.worker_joined(key, self.workers.get(key));
+                key
+            }
+        };
+        let valid = &self.workers.get(key).leases;
+        let revoked = held.difference(valid).copied().collect();
+        self.command(
+            BatchNumber::default(),
+            Command::Welcome { session, revoked },
+        );
+        Ok(())
+    }
+
+    /// The same process has a new stream: what it holds goes on, what it never got is taken back.
+    fn rejoin(
+        &mut self,
+        now: Timestamp,
+        key: WorkerKey,
+        session: SessionId,
+        held: &BTreeSet<FencingToken>,
+    ) {
+        let worker = self.workers.get_mut(key);
+        let replaced = worker.session.replace(session);
+        worker.credits = 0;
+        worker.draining = false;
+        let leases: Vec<FencingToken> = worker.leases.iter().copied().collect();
+        if let Some(session) = replaced {
+            let code = Code::WorkerIdTaken;
+            self.command(BatchNumber::default(), Command::Close { session, code });
+        }
+        for token in leases {
+            if held.contains(&token) {
+                if let Some(lease) = self.leases.get_mut(token) {
+                    lease.renewed_at = now;
+                }
+            } else {
+                self.take_back(now, token);
+            }
+        }
+    }
+
+    /// A stream is lost: nothing new goes to the worker, and what it never got is taken back. The
+    /// leases decide about what it runs.
+    pub(crate) fn left(&mut self, now: Timestamp, session: SessionId) {
+        let Some(key) = self.workers.of_session(session) else {
+            return;
+        };
+        let worker = self.workers.get_mut(key);
+        worker.session = None;
+        worker.credits = 0;
+        let leases: Vec<FencingToken> = worker.leases.iter().copied().collect();
+        for token in leases {
+            if self.leases.get(token).is_some_and(|lease| !lease.sent) {
+                self.take_back(now, token);
+            }
+        }
+        if self.workers.get(key).leases.is_empty() {
+            self.remove_worker(key);
+        }
+    }
+
+    pub(crate) fn remove_worker(&mut self, key: WorkerKey) {
+        self.lanes.worker_removed(key);
+        self.workers.remove(key);
+    }
+
+    pub(crate) fn granted(&mut self, session: SessionId, credits: u32) {
+        if let Some(key) = self.workers.of_session(session) {
+            let worker = self.workers.get_mut(key);
+            worker.credits = worker.credits.saturating_add(credits);
+        }
+    }
+
+    pub(crate) fn draining(&mut self, session: SessionId) {
+        if let Some(key) = self.workers.of_session(session) {
+            self.workers.get_mut(key).draining = true;
+        }
+    }
+
+    pub(crate) fn refused(&mut self, now: Timestamp, session: SessionId, token: FencingToken) {
+        let holder = self.leases.get(token).map(|lease| lease.worker);
+        if holder.is_some() && holder == self.workers.of_session(session) {
+            self.take_back(now, token);
+        }
+    }
+
+    /// Puts the task of a lease back in its queue: the attempt was never started.
+    fn take_back(&mut self, now: Timestamp, token: FencingToken) {
+        if let Some(lease) = self.end_lease(token) {
+            *self.live_task(lease.run, lease.task) = LiveTask::Idle;
+            self.requeue(now, lease.run, lease.task, lease.input);
+            self.finish_if_done(now, lease.run);
+        }
+    }
+
+    pub(crate) fn heartbeat(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        running: &[FencingToken],
+        progressed: &[FencingToken],
+    ) {
+        let Some(worker) = self.workers.of_session(session) else {
+            return;
+        };
+        for &token in running {
+            if let Some(lease) = self.leases.get_mut(token)
+                && lease.worker == worker
+            {
+                lease.renewed_at = now;
+            }
+        }
+        for &token in progressed {
+            if let Some(lease) = self.leases.get_mut(token)
+                && lease.worker == worker
+            {
+                lease.progressed_at = now;
+            }
+        }
+    }
+
+    /// Ends leases of a worker that may have been running: each counts as a failed attempt.
+    pub(crate) fn lose_leases(
+        &mut self,
+        now: Timestamp,
+        key: WorkerKey,
+        which: impl Fn(&crate::lease::Lease) -> bool,
+        why: &str,
+    ) {
+        let tokens: Vec<FencingToken> = self
+            .workers
+            .get(key)
+            .leases
+            .iter()
+            .copied()
+            .filter(|&token| self.leases.get(token).is_some_and(&which))
+            .collect();
+        for token in tokens {
+            let message = format!("worker `{}`: {why}", self.workers.get(key).hello.worker);
+            self.expire(now, token, Failure::retryable(Code::WorkerLost, message));
+        }
+    }
+
+    /// Ends a lease whose attempt may be running: it counts as failed.
+    pub(crate) fn expire(&mut self, now: Timestamp, token: FencingToken, failure: Failure) {
+        let Some(lease) = self.end_lease(token) else {
+            return;
+        };
+        let (key, task) = (lease.run, lease.task);
+        *self.live_task(key, task) = LiveTask::Idle;
+        if !lease.sent {
+            self.requeue(now, key, task, lease.input);
+            self.finish_if_done(now, key);
+            return;
+        }
+        if let Some(session) = self.workers.get(lease.worker).session {
+            let after = self.gathering();
+            self.command(after, Command::Stop { session, token });
+        }
+        let run = self.run_mut(key);
+        run.gate.leave(&run.state, task);
+        let started_at = lease.started_at;
+        self.attempt_failed(now, &lease, started_at, failure);
+    }
+}

@@ -1,0 +1,89 @@
+//! The workers that the engine knows.
+
+use std::collections::BTreeSet;
+
+use levelflow_common::FencingToken;
+use slab::Slab;
+
+use crate::definition::Requirement;
+use crate::event::{Hello, SessionId};
+
+/// A worker in the memory of one engine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct WorkerKey(pub(crate) u32);
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) hello: Hello,
+    /// The live session; none while the stream is lost.
+    pub(crate) session: Option<SessionId>,
+    /// Attempts that it will still take.
+    pub(crate) credits: u32,
+    pub(crate) draining: bool,
+    pub(crate) leases: BTreeSet<FencingToken>,
+}
+
+impl Worker {
+    pub(crate) fn offers(&self, requirement: &Requirement) -> bool {
+        let hello = &self.hello;
+        hello.queues.contains(&*requirement.queue)
+            && (hello.kinds.contains(&requirement.kind)
+                || hello.handlers.contains(&*requirement.handler))
+            && requirement
+                .labels
+                .iter()
+                .all(|(name, value)| hello.labels.get(name) == Some(value))
+    }
+
+    pub(crate) fn takes_work(&self) -> bool {
+        self.session.is_some() && !self.draining && self.credits > 0
+    }
+
+    /// Attempts under way for each 1024 slots: what least-busy placement compares.
+    pub(crate) fn load(&self) -> u64 {
+        (self.leases.len() as u64 * 1024) / u64::from(self.hello.slots.max(1))
+    }
+}
+
+/// The workers, live and lately lost.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    all: Slab<Worker>,
+}
+
+impl Workers {
+    pub(crate) fn insert(&mut self, worker: Worker) -> WorkerKey {
+        WorkerKey(self.all.insert(worker) as u32)
+    }
+
+    pub(crate) fn remove(&mut self, key: WorkerKey) {
+        self.all.remove(key.0 as usize);
+    }
+
+    pub(crate) fn get(&self, key: WorkerKey) -> &Worker {
+        &self.all[key.0 as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, key: WorkerKey) -> &mut Worker {
+        &mut self.all[key.0 as usize]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerKey, &Worker)> {
+        self.all
+            .iter()
+            .map(|(key, worker)| (WorkerKey(key as u32), worker))
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<WorkerKey> {
+        self.iter()
+            .find(|(_, worker)| &*worker.hello.worker.0 == name)
+            .map(|(key, _)| key)
+    }
+
+    /// Linear: there are tens of workers, and outcomes come in frames that look this up once.
+    pub(crate) fn of_session(&self, session: SessionId) -> Option<WorkerKey> {
+        self.iter()
+            .find(|(_, worker)| worker.session == Some(session))
+            .map(|(key, _)| key)
+    }
+}
