@@ -13,6 +13,7 @@ use crate::live::LiveTask;
 use crate::ready::Ready;
 use crate::record::{Fact, TaskIndex};
 use crate::run::RunState;
+use crate::task::Place;
 use crate::timer::Timer;
 
 impl Engine {
@@ -73,21 +74,32 @@ impl Engine {
         let run = self.run(key);
         let defined = run.state.defined(task);
         let spec = &run.state.definition.tasks[defined.0 as usize];
-        let list = spec.for_each && defined == task;
+        let list = spec.for_each.is_some() && defined == task;
         if spec.constant_input.is_some() && !list && spec.kind != TaskKind::Sleep {
             self.enqueue(now, key, task, None);
             return;
         }
+        self.prepare(key, task);
+    }
+
+    /// Asks for the evaluation of what a task needs before it can start.
+    pub(crate) fn prepare(&mut self, key: RunKey, task: TaskIndex) {
         let ticket = self.ticket();
         *self.live_task(key, task) = LiveTask::Preparing(ticket);
-        let state = &self.run(key).state;
+        let run = self.run(key);
+        let state = &run.state;
+        let defined = state.defined(task);
         let needs = state.definition.plan.needs(defined);
+        let item = state.item(task).and_then(|position| {
+            let list = run.lists.get(&defined)?;
+            Some((position, list.get(position as usize)?.clone()))
+        });
         let prepare = Prepare {
             run: key,
             task,
             ticket,
             defined,
-            item: state.item(task),
+            item,
             context: context(state, needs.iter().copied().map(TaskIndex)),
         };
         // Evaluation has no effect outside, so it need not wait for what caused it.
@@ -112,9 +124,11 @@ impl Engine {
         match result {
             Ok(Preparation::Input(input)) => self.enqueue(now, key, task, Some(input)),
             Ok(Preparation::Skip) => self.record(now, key, Fact::Skipped { task }),
-            Ok(Preparation::Items(items)) if items as usize > MAX_FOR_EACH_ITEMS => {
-                let message =
-                    format!("`for_each` has {items} items; the limit is {MAX_FOR_EACH_ITEMS}");
+            Ok(Preparation::Items(items)) if items.len() > MAX_FOR_EACH_ITEMS => {
+                let message = format!(
+                    "`for_each` has {} items; the limit is {MAX_FOR_EACH_ITEMS}",
+                    items.len()
+                );
                 self.fail_unstarted(
                     now,
                     key,
@@ -122,11 +136,7 @@ impl Engine {
                     Failure::permanent(Code::TaskInputInvalid, message),
                 );
             }
-            Ok(Preparation::Items(items)) => {
-                self.release(key, task);
-                self.record(now, key, Fact::Expanded { task, items });
-                self.admit_gated(now, key);
-            }
+            Ok(Preparation::Items(items)) => self.open_list(now, key, task, items),
             Ok(Preparation::Sleep(span)) => {
                 self.release(key, task);
                 let until = now.saturating_add(span);
@@ -135,6 +145,35 @@ impl Engine {
                 self.admit_gated(now, key);
             }
             Err(failure) => self.fail_unstarted(now, key, task, failure),
+        }
+    }
+
+    fn open_list(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, list: Vec<Bytes>) {
+        let items = list.len() as u32;
+        let run = self.run_mut(key);
+        run.lists.insert(task, list);
+        if let Place::List { first, count, .. } = run.state.task(task).place {
+            // It was opened before a restart, and its items waited for their values.
+            *self.live_task(key, task) = LiveTask::Idle;
+            for item in (first..first + count).map(TaskIndex) {
+                self.resume_item(now, key, item);
+            }
+        } else {
+            self.release(key, task);
+            self.record(now, key, Fact::Expanded { task, items });
+            self.admit_gated(now, key);
+        }
+    }
+
+    fn resume_item(&mut self, now: Timestamp, key: RunKey, item: TaskIndex) {
+        let state = self.run(key).state.task(item);
+        match (state.status, state.wakes_at) {
+            (TaskStatus::Ready, _) => self.admit(now, key, item),
+            (TaskStatus::Backoff, Some(at)) => {
+                self.arm_task_timeout(key, item);
+                self.arm(key, at, Timer::Wake(key, item));
+            }
+            _ => {}
         }
     }
 

@@ -104,8 +104,8 @@ pub struct Prepare {
     pub ticket: Ticket,
     /// The place of the task in the definition.
     pub defined: TaskIndex,
-    /// The place in the list, for an item.
-    pub item: Option<u32>,
+    /// The place in the list and the JSON value, for an item.
+    pub item: Option<(u32, Bytes)>,
     /// What expressions can refer to.
     pub context: RunContext,
 }

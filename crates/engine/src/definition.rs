@@ -5,10 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::expression::{Condition, ExpressionError, Template};
+use levelflow_common::limits::DEFAULT_RUN_TIMEOUT;
 use levelflow_common::retry::RetryPolicy;
+use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest};
 
-use crate::plan::Plan;
+use crate::plan::{NotADag, Plan};
+
+/// The queue of tasks that name none.
+pub const DEFAULT_QUEUE: &str = "default";
 
 /// A workflow that was checked and is ready to run.
 #[derive(Debug)]
@@ -23,21 +29,29 @@ pub struct Definition {
     pub name: Arc<str>,
     /// Its layout.
     pub plan: Plan,
-    /// What the engine needs to know of each task.
+    /// What has to be known of each task to run it.
     pub tasks: Vec<TaskSpec>,
+    /// The outputs of a run, by name.
+    pub outputs: Vec<(String, Template)>,
     /// The outputs of a run, where they hold no expression.
     pub constant_outputs: Option<Bytes>,
 }
 
-/// What the engine needs to know of a task, with defaults filled in.
+/// What has to be known of a task to run it, with defaults filled in.
 #[derive(Debug)]
 pub struct TaskSpec {
     /// Its id.
     pub id: Arc<str>,
     /// What runs it.
     pub kind: TaskKind,
-    /// Its input, where nothing has to be evaluated before it can start.
+    /// Its input.
+    pub input: Template,
+    /// Its input, where nothing has to be evaluated before it, or an item of it, can start.
     pub constant_input: Option<Bytes>,
+    /// Whether it runs at all.
+    pub when: Option<Condition>,
+    /// Its list.
+    pub for_each: Option<ListSpec>,
     /// What a worker must offer.
     pub requirement: Requirement,
     /// When a failed attempt is tried again.
@@ -54,10 +68,17 @@ pub struct TaskSpec {
     pub priority: Option<Priority>,
     /// The run goes on when it fails.
     pub continue_on_error: bool,
-    /// Whether it runs once for each item of a list.
-    pub for_each: bool,
+}
+
+/// The list of a `for_each`.
+#[derive(Debug)]
+pub struct ListSpec {
+    /// The list.
+    pub items: Template,
+    /// What expressions call an item.
+    pub name: String,
     /// The most items under way at once.
-    pub max_items: Option<u32>,
+    pub max_parallel: Option<u32>,
 }
 
 /// What a worker must offer to run a task.
@@ -71,4 +92,115 @@ pub struct Requirement {
     pub handler: Arc<str>,
     /// Labels that it has.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Why a workflow cannot be run.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Defect {
+    /// Its edges do not make a DAG.
+    #[error("the edges do not make a DAG")]
+    NotADag(Vec<NotADag>),
+    /// An expression is not well-formed.
+    #[error("an expression of task or output `{of}` is not well-formed")]
+    Expression {
+        /// Whose.
+        of: String,
+        /// Why.
+        source: ExpressionError,
+    },
+}
+
+impl Definition {
+    /// Makes a workflow ready to run. `edges` lead from a task to one that needs it, by their places in
+    /// the workflow, each once.
+    ///
+    /// # Errors
+    /// When the edges do not make a DAG, or an expression is not well-formed.
+    pub fn new(workflow: Workflow, edges: &[(u32, u32)]) -> Result<Self, Defect> {
+        let plan = Plan::new(workflow.tasks.len(), edges).map_err(Defect::NotADag)?;
+        let defect = |of: &str| {
+            let of = of.to_owned();
+            move |source| Defect::Expression { of, source }
+        };
+        let tasks = workflow
+            .tasks
+            .iter()
+            .map(|task| TaskSpec::new(task).map_err(defect(&task.id)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let outputs = workflow
+            .outputs
+            .iter()
+            .map(|(name, value)| {
+                let template = Template::compile(value).map_err(defect(name))?;
+                Ok((name.clone(), template))
+            })
+            .collect::<Result<Vec<_>, Defect>>()?;
+        let constant_outputs = outputs
+            .iter()
+            .all(|(_, template)| template.is_static())
+            .then(|| json(&workflow.outputs));
+        let canonical = Bytes::from(workflow.canonical_json());
+        Ok(Self {
+            digest: WorkflowDigest::of(&canonical),
+            canonical,
+            name: workflow.name.as_str().into(),
+            workflow,
+            plan,
+            tasks,
+            outputs,
+            constant_outputs,
+        })
+    }
+}
+
+impl TaskSpec {
+    fn new(task: &Task) -> Result<Self, ExpressionError> {
+        let mut handler = "";
+        let mut input = &task.with;
+        if task.kind == TaskKind::Handler {
+            handler = task.with["name"].as_str().unwrap_or_default();
+            input = &task.with["input"];
+        }
+        let template = Template::compile(input)?;
+        let when = task.when.as_deref().map(Condition::compile).transpose()?;
+        let for_each = match &task.for_each {
+            Some(list) => Some(ListSpec {
+                items: Template::compile(&list.items)?,
+                name: list.item.clone(),
+                max_parallel: list.max_parallel,
+            }),
+            None => None,
+        };
+        // The condition of a list is evaluated once for the list, before its items.
+        let constant = template.is_static() && (when.is_none() || for_each.is_some());
+        let timeout = task.timeout.clone().unwrap_or_default();
+        let selector = task.worker.clone().unwrap_or_default();
+        Ok(Self {
+            id: task.id.as_str().into(),
+            kind: task.kind,
+            constant_input: constant.then(|| json(input)),
+            input: template,
+            when,
+            for_each,
+            requirement: Requirement {
+                queue: selector.queue.as_deref().unwrap_or(DEFAULT_QUEUE).into(),
+                kind: task.kind,
+                handler: handler.into(),
+                labels: selector.labels,
+            },
+            retry: task.retry.clone().unwrap_or_default(),
+            run_timeout: timeout.run.map_or(DEFAULT_RUN_TIMEOUT, |limit| limit.0),
+            queue_timeout: timeout.queue.map(|limit| limit.0),
+            total_timeout: timeout.total.map(|limit| limit.0),
+            heartbeat_timeout: timeout.heartbeat.map(|limit| limit.0),
+            priority: task.priority,
+            continue_on_error: task.continue_on_error,
+        })
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Bytes {
+    serde_json::to_vec(value)
+        .expect("values of a workflow have only string keys")
+        .into()
 }

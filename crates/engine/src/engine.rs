@@ -270,6 +270,9 @@ impl Engine {
                 Change::Ready(task) => ready.push(task),
                 Change::Ended(task) => {
                     self.release(key, task);
+                    if !self.run(key).lists.is_empty() {
+                        self.run_mut(key).lists.remove(&task);
+                    }
                     freed = true;
                 }
                 Change::LevelCompleted(_) => {

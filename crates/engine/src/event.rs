@@ -130,8 +130,8 @@ pub enum Preparation {
     Skip,
     /// Its input, a JSON value.
     Input(Bytes),
-    /// The length of its list.
-    Items(u32),
+    /// The items of its list, each a JSON value.
+    Items(Vec<Bytes>),
     /// How long it sleeps.
     Sleep(Duration),
 }

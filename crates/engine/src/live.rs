@@ -20,6 +20,8 @@ use crate::timer::Timer;
 pub(crate) struct LiveRun {
     pub(crate) state: RunState,
     pub(crate) tasks: Vec<LiveTask>,
+    /// The items of opened lists.
+    pub(crate) lists: BTreeMap<TaskIndex, Vec<Bytes>>,
     pub(crate) profile: Arc<Profile>,
     /// The batch with its submit.
     pub(crate) submitted_in: BatchNumber,
@@ -101,7 +103,10 @@ impl Gate {
     pub(crate) fn enter(&mut self, state: &RunState, task: TaskIndex, remaining: u64) -> bool {
         let defined = state.defined(task);
         if defined != task
-            && let Some(limit) = state.definition.tasks[defined.0 as usize].max_items
+            && let Some(limit) = state.definition.tasks[defined.0 as usize]
+                .for_each
+                .as_ref()
+                .and_then(|list| list.max_parallel)
         {
             let list = self.lists.entry(defined).or_insert(ListGate {
                 limit,
@@ -142,7 +147,7 @@ impl Gate {
 
     /// A task that had passed left: it ended, or waits for a time.
     pub(crate) fn leave(&mut self, state: &RunState, task: TaskIndex) {
-        self.inside -= 1;
+        self.inside = self.inside.saturating_sub(1);
         let defined = state.defined(task);
         if defined != task
             && let Some(list) = self.lists.get_mut(&defined)

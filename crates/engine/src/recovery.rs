@@ -44,6 +44,9 @@ impl Engine {
             let task = TaskIndex(task);
             let state = self.run(key).state.task(task);
             match (state.status, state.wakes_at) {
+                // Items go on when the values of their list are known again.
+                (TaskStatus::Running, _) => self.prepare(key, task),
+                _ if self.run(key).state.item(task).is_some() => {}
                 (TaskStatus::Ready, _) => self.admit(now, key, task),
                 (TaskStatus::Backoff | TaskStatus::Sleeping, Some(at)) => {
                     self.arm_task_timeout(key, task);

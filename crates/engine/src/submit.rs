@@ -1,5 +1,6 @@
 //! Submits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ impl Engine {
         let state = RunState::new(number, submitted, definition);
         let run = LiveRun {
             tasks: vec![LiveTask::Idle; state.tasks.len()],
+            lists: BTreeMap::new(),
             gate: Gate::new(&state),
             profile,
             submitted_in,
