@@ -186,7 +186,8 @@ impl WorkerBuilder {
             None => Upstream::at(&config.address)?,
         };
         let handlers = place_handlers(handlers, &config)?;
-        Ok(Worker::new(config, upstream, Executors::new(handlers)))
+        let executors = Executors::new(handlers, config.allow_process);
+        Ok(Worker::new(config, upstream, executors))
     }
 }
 

@@ -1,25 +1,41 @@
 //! What runs attempts, one file a task type.
 
 pub(crate) mod handler;
+mod http;
 mod output;
+mod process;
+mod transform;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use levelflow_common::{Code, Failure, TaskKind};
+use levelflow_common::{AttemptResult, Code, Failure, TaskKind};
 use levelflow_proto::v1;
 
 use crate::attempt::{Job, catch_panic};
 use crate::context::Context;
 use crate::pace::Pace;
 use handler::Handler;
+use http::HttpExecutor;
+
+pub use http::install_tls_provider;
 
 /// The executors of a worker.
-#[derive(Default)]
 pub(crate) struct Executors {
     handlers: BTreeMap<String, Entry>,
-    refusals: Arc<Pace>,
+    http: HttpExecutor,
+    allow_process: bool,
+    paces: Paces,
+}
+
+/// The records of everything but handlers.
+#[derive(Default)]
+struct Paces {
+    http: Arc<Pace>,
+    process: Arc<Pace>,
+    transform: Arc<Pace>,
+    refusal: Arc<Pace>,
 }
 
 struct Entry {
@@ -28,20 +44,26 @@ struct Entry {
 }
 
 impl Executors {
-    pub(crate) fn new(handlers: BTreeMap<String, Box<dyn Handler>>) -> Self {
+    pub(crate) fn new(handlers: BTreeMap<String, Box<dyn Handler>>, allow_process: bool) -> Self {
         let with_pace = |(name, handler)| {
             let pace = Arc::default();
             (name, Entry { handler, pace })
         };
         Self {
             handlers: handlers.into_iter().map(with_pace).collect(),
-            refusals: Arc::default(),
+            http: HttpExecutor::default(),
+            allow_process,
+            paces: Paces::default(),
         }
     }
 
     /// The task types that run here, `handler` excepted.
     pub(crate) fn kinds(&self) -> Vec<TaskKind> {
-        Vec::new()
+        let mut kinds = vec![TaskKind::Http, TaskKind::Transform];
+        if self.allow_process {
+            kinds.push(TaskKind::Process);
+        }
+        kinds
     }
 
     /// The names of the handlers.
@@ -51,28 +73,40 @@ impl Executors {
 
     /// Makes a job of an attempt. Nothing runs before the job is polled.
     pub(crate) fn prepare(&self, context: Context, attempt: v1::Attempt) -> Job {
-        match attempt.kind() {
-            v1::TaskKind::Handler => match self.handlers.get(&attempt.handler) {
+        let kind = attempt.kind();
+        let v1::Attempt { input, handler, .. } = attempt;
+        match kind {
+            v1::TaskKind::Handler => match self.handlers.get(&handler) {
                 Some(Entry { handler, pace }) => Job {
-                    future: catch_panic(handler.call(context, attempt.input)).boxed(),
-                    pace: Arc::clone(pace),
                     on_thread: handler.on_thread(),
+                    ..job(handler.call(context, input), pace)
                 },
-                None => self.refuse(format!("this worker has no handler `{}`", attempt.handler)),
+                None => self.refuse(format!("this worker has no handler `{handler}`")),
             },
-            kind => self.refuse(format!(
-                "this worker does not run tasks of type {}",
-                kind.as_str_name()
-            )),
+            v1::TaskKind::Http => job(self.http.clone().run(context, input), &self.paces.http),
+            v1::TaskKind::Transform => job(transform::run(input), &self.paces.transform),
+            v1::TaskKind::Process if self.allow_process => {
+                job(process::run(context, input), &self.paces.process)
+            }
+            v1::TaskKind::Process => self.refuse(
+                "this worker does not run programs; start it so that it allows them".to_owned(),
+            ),
+            v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {
+                self.refuse("this worker does not run tasks of that type".to_owned())
+            }
         }
     }
 
     fn refuse(&self, message: String) -> Job {
         let failure = Failure::permanent(Code::TaskUnsupported, message);
-        Job {
-            future: std::future::ready(Err(failure)).boxed(),
-            pace: Arc::clone(&self.refusals),
-            on_thread: false,
-        }
+        job(std::future::ready(Err(failure)), &self.paces.refusal)
+    }
+}
+
+fn job(work: impl Future<Output = AttemptResult> + Send + 'static, pace: &Arc<Pace>) -> Job {
+    Job {
+        future: catch_panic(work).boxed(),
+        pace: Arc::clone(pace),
+        on_thread: false,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use levelflow_proto::{PROTOCOL_VERSION, v1};
-use levelflow_worker::{CancellationToken, Worker, WorkerError};
+use levelflow_worker::{CancellationToken, Worker, WorkerBuilder, WorkerError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -219,4 +219,35 @@ impl Running {
     pub(crate) async fn ended(self) -> Result<(), WorkerError> {
         soon(self.ended).await.unwrap()
     }
+}
+
+/// A session with a worker that was configured so, with heartbeats every 50 ms and all its credits.
+pub(crate) async fn session(
+    configure: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
+) -> (Session, Running) {
+    let mut coordinator = Coordinator::start().await;
+    let builder = configure(Worker::builder().address(coordinator.address.as_str()));
+    let worker = Running::start(builder.build().unwrap());
+    let (mut session, _) = coordinator.accept().await;
+    session.welcome(50, &[]).await;
+    session.until(|session| session.credits > 0).await;
+    (session, worker)
+}
+
+/// What comes of an attempt.
+pub(crate) async fn outcome_of(session: &mut Session, attempt: v1::Attempt) -> v1::Outcome {
+    session.dispatch(vec![attempt]).await;
+    session.outcome().await
+}
+
+/// Code, message and whether it is retryable, of an attempt that fails.
+pub(crate) async fn failure_of(
+    session: &mut Session,
+    attempt: v1::Attempt,
+) -> (String, String, bool) {
+    let failure = outcome_of(session, attempt)
+        .await
+        .failure
+        .expect("it fails");
+    (failure.code, failure.message, failure.retryable)
 }

@@ -6,32 +6,9 @@ use std::time::Duration;
 
 use levelflow_common::limits::MAX_OUTPUT_BYTES;
 use levelflow_proto::v1;
-use levelflow_worker::{Context, HandlerError, Worker, WorkerBuilder};
+use levelflow_worker::{Context, HandlerError};
 
-use crate::coordinator::{Coordinator, Running, Session, attempt};
-
-async fn session(configure: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> (Session, Running) {
-    let mut coordinator = Coordinator::start().await;
-    let builder = configure(Worker::builder().address(coordinator.address.as_str()));
-    let worker = Running::start(builder.build().unwrap());
-    let (mut session, _) = coordinator.accept().await;
-    session.welcome(50, &[]).await;
-    session.until(|session| session.credits > 0).await;
-    (session, worker)
-}
-
-async fn outcome_of(session: &mut Session, attempt: v1::Attempt) -> v1::Outcome {
-    session.dispatch(vec![attempt]).await;
-    session.outcome().await
-}
-
-async fn failure_of(session: &mut Session, attempt: v1::Attempt) -> (String, String, bool) {
-    let failure = outcome_of(session, attempt)
-        .await
-        .failure
-        .expect("it fails");
-    (failure.code, failure.message, failure.retryable)
-}
+use crate::coordinator::{attempt, failure_of, session};
 
 #[tokio::test]
 async fn handlers_fail_in_every_way() {

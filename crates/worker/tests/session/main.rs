@@ -4,4 +4,6 @@
 
 mod coordinator;
 mod handlers;
+mod http;
 mod lifecycle;
+mod process;

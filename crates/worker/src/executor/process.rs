@@ -1,0 +1,299 @@
+//! Tasks of type `process`.
+//!
+//! The program is started directly, without a shell, as the leader of its own process group; the whole
+//! group is stopped when the attempt is cancelled or takes too long, and what the program leaves behind
+//! when it ends. It gets the worker's environment, the variables of the task, and `LEVELFLOW_RUN_ID`,
+//! `LEVELFLOW_TASK_ID`, `LEVELFLOW_ATTEMPT` and `LEVELFLOW_IDEMPOTENCY_KEY`.
+//!
+//! The output depends on `output`:
+//!
+//! - `text` (the default): `{"exit_code": 0, "stdout": "…", "stderr": "…"}`;
+//! - `json`: the JSON document that the program wrote to its standard output;
+//! - `lines`: a list of the lines that it wrote there.
+//!
+//! Too much on the standard output fails the attempt; of the standard error the end is kept.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use levelflow_common::limits::MAX_OUTPUT_BYTES;
+use levelflow_common::task_input::{ProcessInput, ProcessOutput};
+use levelflow_common::{AttemptResult, Code, Failure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
+
+use super::output::{read_input, write_output};
+use crate::context::Context;
+
+/// Bytes of standard error that are kept.
+const STDERR_BYTES: usize = 64 * 1024;
+/// Bytes of standard error that a failure quotes.
+const QUOTED_BYTES: usize = 4 * 1024;
+/// How long what a program left behind may keep its output open.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Runs an attempt.
+pub(crate) async fn run(context: Context, input: Bytes) -> AttemptResult {
+    let input: ProcessInput = read_input(&input)?;
+    let Some((program, arguments)) = input.command.split_first() else {
+        return Err(Failure::permanent(
+            Code::TaskInputInvalid,
+            "`command` is empty",
+        ));
+    };
+    if let Some(cwd) = &input.cwd
+        && !Path::new(cwd).is_dir()
+    {
+        let message = format!("the working directory `{cwd}` does not exist");
+        return Err(Failure::permanent(Code::ProcessNotStarted, message));
+    }
+    let stdin = input.stdin.map(|value| match value {
+        Value::String(text) => text.into_bytes(),
+        value => value.to_string().into_bytes(),
+    });
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LEVELFLOW_RUN_ID", context.run_id().to_string())
+        .env("LEVELFLOW_TASK_ID", context.task_id())
+        .env("LEVELFLOW_ATTEMPT", context.attempt().to_string())
+        .env("LEVELFLOW_IDEMPOTENCY_KEY", context.idempotency_key())
+        .envs(&input.env)
+        .stdin(if stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(cwd) = &input.cwd {
+        command.current_dir(cwd);
+    }
+    let child = command
+        .spawn()
+        .map_err(|error| not_started(program, &error))?;
+    let limit = input
+        .max_output_bytes
+        .unwrap_or(MAX_OUTPUT_BYTES)
+        .min(MAX_OUTPUT_BYTES);
+    let finished = finish(child, stdin, limit, &context).await?;
+    finished.check(program)?;
+    finished.output(input.output)
+}
+
+fn not_started(program: &str, error: &io::Error) -> Failure {
+    let retryable = !matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::ArgumentListTooLong
+    );
+    let message = format!("the program `{program}` could not be started: {error}");
+    Failure::new(Code::ProcessNotStarted, message, retryable)
+}
+
+/// The processes of an attempt. Killed when dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(pid.map(Pid::from_raw))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.0 {
+            // Fails when no process of the group is left.
+            let _ = killpg(pid, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// A program that ended.
+struct Finished {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Waits for the program, and for its output, which others may hold open.
+async fn finish(
+    mut child: Child,
+    stdin: Option<Vec<u8>>,
+    limit: usize,
+    context: &Context,
+) -> Result<Finished, Failure> {
+    let group = Group::of(&child);
+    let lost = |error: io::Error| {
+        let message = format!("the program was lost: {error}");
+        Failure::retryable(Code::ProcessFailed, message)
+    };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = {
+        let feed = feed(child.stdin.take(), stdin);
+        let read_stdout = read_all(child.stdout.take(), &mut stdout, limit);
+        let read_stderr = read_tail(child.stderr.take(), &mut stderr);
+        let streams = async { tokio::try_join!(feed, read_stdout, read_stderr).map(drop) };
+        let mut streams = pin!(streams);
+        let mut streams_ended = false;
+        let mut told_to_stop = false;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status.map_err(lost)?,
+                result = &mut streams, if !streams_ended => {
+                    result?;
+                    streams_ended = true;
+                }
+                () = context.cancelled(), if !told_to_stop => {
+                    group.signal(Signal::SIGTERM);
+                    told_to_stop = true;
+                }
+            }
+        };
+        if !streams_ended && !told_to_stop {
+            streams_ended = wait_for(streams.as_mut()).await?;
+        }
+        group.signal(Signal::SIGKILL);
+        if !streams_ended {
+            wait_for(streams.as_mut()).await?;
+        }
+        status
+    };
+    Ok(Finished {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
+/// Waits for the streams a little longer; whether they ended.
+async fn wait_for(streams: impl Future<Output = Result<(), Failure>>) -> Result<bool, Failure> {
+    match timeout(LINGER, streams).await {
+        Ok(result) => result.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Writes the standard input. A program need not read it.
+async fn feed(stdin: Option<ChildStdin>, bytes: Option<Vec<u8>>) -> Result<(), Failure> {
+    if let (Some(mut stdin), Some(bytes)) = (stdin, bytes) {
+        let _ = stdin.write_all(&bytes).await;
+    }
+    Ok(())
+}
+
+async fn read_all(
+    stream: Option<impl AsyncRead + Unpin>,
+    into: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(), Failure> {
+    let Some(mut stream) = stream else {
+        return Ok(());
+    };
+    while stream
+        .read_buf(into)
+        .await
+        .map_err(|error| unreadable(&error))?
+        > 0
+    {
+        if into.len() > limit {
+            let message = format!("the program wrote more than {limit} bytes");
+            return Err(Failure::permanent(Code::OutputTooLarge, message));
+        }
+    }
+    Ok(())
+}
+
+async fn read_tail(
+    stream: Option<impl AsyncRead + Unpin>,
+    into: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let Some(mut stream) = stream else {
+        return Ok(());
+    };
+    while stream
+        .read_buf(into)
+        .await
+        .map_err(|error| unreadable(&error))?
+        > 0
+    {
+        if into.len() > 2 * STDERR_BYTES {
+            into.drain(..into.len() - STDERR_BYTES);
+        }
+    }
+    into.drain(..into.len().saturating_sub(STDERR_BYTES));
+    Ok(())
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    let message = format!("the output of the program could not be read: {error}");
+    Failure::retryable(Code::ProcessFailed, message)
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    exit_code: i32,
+    stdout: &'a str,
+    stderr: &'a str,
+}
+
+impl Finished {
+    fn check(&self, program: &str) -> Result<(), Failure> {
+        if self.status.success() {
+            return Ok(());
+        }
+        let end = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exited with status {code}"),
+            (None, Some(signal)) => match Signal::try_from(signal) {
+                Ok(signal) => format!("was ended by {signal}"),
+                Err(_) => format!("was ended by signal {signal}"),
+            },
+            (None, None) => "ended in an unknown way".to_owned(),
+        };
+        let quoted = self.stderr.len().saturating_sub(QUOTED_BYTES);
+        let quoted = String::from_utf8_lossy(&self.stderr[quoted..]);
+        let message = match quoted.trim() {
+            "" => format!("the program `{program}` {end}"),
+            text => format!("the program `{program}` {end}: {text}"),
+        };
+        Err(Failure::retryable(Code::ProcessFailed, message))
+    }
+
+    fn output(&self, output: ProcessOutput) -> AttemptResult {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        match output {
+            ProcessOutput::Text => write_output(&Text {
+                exit_code: self.status.code().unwrap_or_default(),
+                stdout: &stdout,
+                stderr: &String::from_utf8_lossy(&self.stderr),
+            }),
+            ProcessOutput::Lines => write_output(&stdout.lines().collect::<Vec<_>>()),
+            ProcessOutput::Json => {
+                let value: Value = serde_json::from_str(&stdout).map_err(|error| {
+                    let message = format!("the program did not write JSON: {error}");
+                    Failure::permanent(Code::ProcessFailed, message)
+                })?;
+                write_output(&value)
+            }
+        }
+    }
+}
