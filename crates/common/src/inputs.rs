@@ -182,7 +182,7 @@ mod tests {
         .unwrap()
     }
 
-    fn bound(given: Value) -> Result<Value, Vec<String>> {
+    fn bound(given: &Value) -> Result<Value, Vec<String>> {
         bind(&workflow(), given.as_object().unwrap())
             .map(|bytes| serde_json::from_slice(&bytes).unwrap())
             .map_err(|problems| problems.iter().map(ToString::to_string).collect())
@@ -191,11 +191,11 @@ mod tests {
     #[test]
     fn fills_in_defaults() {
         assert_eq!(
-            bound(json!({ "since": "now" })),
+            bound(&json!({ "since": "now" })),
             Ok(json!({ "since": "now", "count": 3, "tags": null }))
         );
         assert_eq!(
-            bound(json!({ "since": "now", "count": 4, "tags": [1] })),
+            bound(&json!({ "since": "now", "count": 4, "tags": [1] })),
             Ok(json!({ "since": "now", "count": 4, "tags": [1] }))
         );
     }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn reports_every_problem() {
         assert_eq!(
-            bound(json!({ "sinc": "x", "count": 1.5, "tags": {} })),
+            bound(&json!({ "sinc": "x", "count": 1.5, "tags": {} })),
             Err(vec![
                 "input `sinc`: the workflow has no such input; did you mean `since`?".to_owned(),
                 "input `count`: must be a whole number, not a number".to_owned(),
@@ -217,7 +217,7 @@ mod tests {
     fn refuses_what_is_too_large() {
         let long = "x".repeat(MAX_INPUT_BYTES);
         assert_eq!(
-            bound(json!({ "since": long })),
+            bound(&json!({ "since": long })),
             Err(vec![
                 "input ``: the inputs are 1048610 bytes long; the most is 1048576".to_owned()
             ])

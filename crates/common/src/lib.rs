@@ -3,6 +3,7 @@
 //! Pure: no async, no clock, no randomness, no I/O.
 
 pub mod code;
+pub mod document;
 pub mod duration;
 pub mod event;
 pub mod expression;
@@ -11,6 +12,7 @@ pub mod inputs;
 pub mod limits;
 pub mod outcome;
 pub mod retry;
+pub mod schema;
 pub mod suggest;
 pub mod task_input;
 pub mod time;
@@ -18,6 +20,7 @@ pub mod view;
 pub mod workflow;
 
 pub use code::{Code, Fault};
+pub use document::{Draft, Problems};
 pub use duration::HumanDuration;
 pub use id::{FencingToken, RunId, WorkerId, WorkflowDigest};
 pub use outcome::{AttemptResult, Failure, RunStatus, TaskStatus};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Bytes of a workflow file.
 pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
+/// Values in a workflow file: scalars, lists and maps, with those that aliases repeat.
+pub const MAX_FILE_VALUES: usize = 4_000_000;
 /// Tasks in a workflow.
 pub const MAX_TASKS: usize = 200_000;
 /// Edges in a workflow.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::duration::HumanDuration;
@@ -70,6 +70,7 @@ impl Workflow {
 /// A node of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = describe_depends_on)]
 pub struct Task {
     /// Its id: letters, digits, `_` and `-`, not starting with a digit or `-`; at most 128 bytes.
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_-]{0,127}$"))]
@@ -96,7 +97,12 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
     /// Time limits; a plain duration limits one attempt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "timeouts_or_duration"
+    )]
+    #[schemars(with = "Option<DurationOrTimeouts>")]
     pub timeout: Option<Timeouts>,
     /// Overrides the priority of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +113,18 @@ pub struct Task {
     /// The run goes on and may succeed although this task failed; its output is then null.
     #[serde(default, skip_serializing_if = "is_default")]
     pub continue_on_error: bool,
+}
+
+/// Serde's aliases are not part of the schemas that are derived.
+fn describe_depends_on(schema: &mut Schema) {
+    let alias = json_schema!({
+        "description": "The same as `needs`.",
+        "type": "array",
+        "items": { "type": "string" },
+    });
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("depends_on".to_owned(), alias.to_value());
+    }
 }
 
 /// A task for each item of a list.
@@ -260,6 +278,29 @@ pub struct Timeouts {
     /// The longest silence of a handler that reports heartbeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<HumanDuration>,
+}
+
+/// The two forms of a task's `timeout`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum DurationOrTimeouts {
+    /// One attempt.
+    Run(HumanDuration),
+    /// Each limit by name.
+    Limits(Timeouts),
+}
+
+fn timeouts_or_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timeouts>, D::Error> {
+    let form = Option::<DurationOrTimeouts>::deserialize(deserializer)?;
+    Ok(form.map(|form| match form {
+        DurationOrTimeouts::Run(run) => Timeouts {
+            run: Some(run),
+            ..Timeouts::default()
+        },
+        DurationOrTimeouts::Limits(limits) => limits,
+    }))
 }
 
 /// Which workers may run a task.

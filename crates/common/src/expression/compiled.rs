@@ -152,6 +152,17 @@ fn syntax(source: &str, error: &Error) -> ExpressionError {
     }
 }
 
+/// What an expression uses, without compiling it.
+pub(super) fn used(source: &str) -> Result<References, ExpressionError> {
+    if source.len() > MAX_EXPRESSION_BYTES {
+        return Err(ExpressionError::TooLong {
+            bytes: source.len(),
+        });
+    }
+    let expr = parse_expr(source).map_err(|error| syntax(source, &error))?;
+    Ok(references(&chains(&expr)?))
+}
+
 /// An engine error in our words.
 pub(super) fn describe(source: &str, error: &Error) -> ExpressionError {
     let expression = shown(source);

@@ -19,8 +19,10 @@ mod value;
 
 pub use error::ExpressionError;
 pub use references::References;
+pub(crate) use scan::{has_expression, is_whole_expression};
 pub use scope::Scope;
 pub use template::{Condition, Template};
+pub(crate) use template::{check_condition, text_references};
 pub use text::{check_text, render_text};
 
 #[cfg(test)]

@@ -21,6 +21,13 @@ pub struct References {
 }
 
 impl References {
+    /// Forgets all of them.
+    pub(crate) fn clear(&mut self) {
+        self.tasks.clear();
+        self.inputs.clear();
+        self.variables.clear();
+    }
+
     /// Adds those of another expression.
     pub fn extend(&mut self, other: &Self) {
         self.tasks.extend(other.tasks.iter().cloned());

@@ -19,6 +19,11 @@ pub(crate) fn has_expression(text: &str) -> bool {
     text.contains(OPEN)
 }
 
+/// Whether the text is one expression and nothing else.
+pub(crate) fn is_whole_expression(text: &str) -> bool {
+    matches!(pieces(text).as_deref(), Ok([Piece::Expression(_)]))
+}
+
 /// Cuts a text into literals and expressions. Strings and braces inside an expression do not end it.
 pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>, ExpressionError> {
     let mut pieces = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::compiled::Compiled;
+use super::compiled::{Compiled, used};
 use super::error::{ExpressionError, shown};
 use super::references::References;
 use super::scan::{Piece, has_expression, pieces};
@@ -12,6 +12,7 @@ use super::scope::Scope;
 use super::value::{NotJson, to_json, to_text};
 use crate::inputs::phrase;
 use crate::limits::MAX_EXPRESSION_OUTPUT_BYTES;
+use crate::workflow::TaskKind;
 
 /// A JSON value whose expressions are compiled. Cheap to clone, and shared between threads.
 #[derive(Clone, Debug)]
@@ -45,6 +46,37 @@ impl Template {
         let root = compile(value, &mut references)?;
         Ok(Self {
             root: Arc::new(root),
+            references: Arc::new(references),
+        })
+    }
+
+    /// Compiles the `with` of a task. The text template of a transform is not searched for
+    /// expressions: the worker renders it.
+    ///
+    /// # Errors
+    /// As [`Template::compile`].
+    pub fn compile_input(kind: TaskKind, with: &Value) -> Result<Self, ExpressionError> {
+        const KEY: &str = "template";
+        let (TaskKind::Transform, Some(text)) = (kind, with.get(KEY)) else {
+            return Self::compile(with);
+        };
+        let mut rest = with.clone();
+        if let Some(map) = rest.as_object_mut() {
+            map.remove(KEY);
+        }
+        let mut references = References::default();
+        let mut entries = match compile(&rest, &mut references)? {
+            Node::Map(entries) => entries,
+            _ => {
+                return Ok(Self {
+                    root: Arc::new(Node::Static(with.clone())),
+                    references: Arc::new(references),
+                });
+            }
+        };
+        entries.push((KEY.to_owned(), Node::Static(text.clone())));
+        Ok(Self {
+            root: Arc::new(Node::Map(entries)),
             references: Arc::new(references),
         })
     }
@@ -169,6 +201,36 @@ fn render(
     }
 }
 
+/// Adds what the expressions of a text use, without compiling them.
+pub(crate) fn text_references(
+    text: &str,
+    references: &mut References,
+) -> Result<(), ExpressionError> {
+    for piece in pieces(text)? {
+        if let Piece::Expression(source) = piece {
+            references.extend(&used(source)?);
+        }
+    }
+    Ok(())
+}
+
+/// What a condition uses, without compiling it.
+pub(crate) fn check_condition(text: &str) -> Result<References, ExpressionError> {
+    used(condition_source(text)?)
+}
+
+fn condition_source(text: &str) -> Result<&str, ExpressionError> {
+    match pieces(text)?[..] {
+        [Piece::Expression(source)] => Ok(source),
+        [Piece::Literal(source)] if !source.trim().is_empty() => Ok(source.trim()),
+        [] | [Piece::Literal(_)] => Err(ExpressionError::Empty),
+        _ => Err(ExpressionError::Syntax {
+            expression: shown(text),
+            message: "a condition is one expression, without other text".to_owned(),
+        }),
+    }
+}
+
 /// A compiled `when`.
 #[derive(Clone, Debug)]
 pub struct Condition(Arc<Compiled>);
@@ -179,18 +241,7 @@ impl Condition {
     /// # Errors
     /// When it is not one well-formed expression, or uses what no expression can.
     pub fn compile(text: &str) -> Result<Self, ExpressionError> {
-        let source = match pieces(text)?[..] {
-            [Piece::Expression(source)] => source,
-            [Piece::Literal(source)] if !source.trim().is_empty() => source.trim(),
-            [] | [Piece::Literal(_)] => return Err(ExpressionError::Empty),
-            _ => {
-                return Err(ExpressionError::Syntax {
-                    expression: shown(text),
-                    message: "a condition is one expression, without other text".to_owned(),
-                });
-            }
-        };
-        Compiled::new(source).map(|compiled| Self(Arc::new(compiled)))
+        Compiled::new(condition_source(text)?).map(|compiled| Self(Arc::new(compiled)))
     }
 
     /// The names that it uses.

@@ -20,12 +20,12 @@ fn scope() -> Scope {
     scope
 }
 
-fn render(template: Value) -> Result<Value, ExpressionError> {
-    Template::compile(&template)?.render(&scope())
+fn render(template: &Value) -> Result<Value, ExpressionError> {
+    Template::compile(template)?.render(&scope())
 }
 
 fn error(text: &str) -> String {
-    render(json!(text)).unwrap_err().to_string()
+    render(&json!(text)).unwrap_err().to_string()
 }
 
 fn condition(text: &str) -> Result<bool, ExpressionError> {
@@ -73,20 +73,20 @@ fn a_whole_expression_keeps_its_type() {
         ("${{ '%05.1f' | format(3.14159) }}", json!("003.1")),
         ("${{ 'a\nb' | indent(2) }}", json!("a\n  b")),
     ] {
-        assert_eq!(render(json!(text)), Ok(value), "{text}");
+        assert_eq!(render(&json!(text)), Ok(value), "{text}");
     }
 }
 
 #[test]
 fn an_expression_in_text_is_written_into_it() {
     assert_eq!(
-        render(json!(
+        render(&json!(
             "n=${{ inputs.count }}, ${{ inputs.flags }} ${{ none }} ${{ 'x' }}!"
         )),
         Ok(json!("n=3, {\"dry_run\":true} null x!"))
     );
     assert_eq!(
-        render(json!({ "a": ["${{ index }}", 1], "b": { "c": "${{ ticket }}" } })),
+        render(&json!({ "a": ["${{ index }}", 1], "b": { "c": "${{ ticket }}" } })),
         Ok(json!({ "a": [4, 1], "b": { "c": { "text": "hello" } } }))
     );
 }
@@ -104,7 +104,7 @@ fn other_braces_are_literal() {
         assert!(template.is_static());
         assert_eq!(template.render(&scope()), Ok(json!(text)));
     }
-    assert_eq!(render(json!("${{ '${{ x }}' }}")), Ok(json!("${{ x }}")));
+    assert_eq!(render(&json!("${{ '${{ x }}' }}")), Ok(json!("${{ x }}")));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn malformed_expressions_are_refused() {
         "the expression is 16386 bytes long; the most is 16384"
     );
     assert_eq!(
-        render(json!({ "${{ x }}": 1 })).unwrap_err().to_string(),
+        render(&json!({ "${{ x }}": 1 })).unwrap_err().to_string(),
         "the key `${{ x }}` holds an expression; only values can"
     );
 }
