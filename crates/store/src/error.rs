@@ -130,10 +130,10 @@ pub enum StoreError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes are not in the format of records.
-    #[error("the bytes are not in the format of records: {0}")]
+    #[error("the bytes are not in the format of records")]
     Format(#[from] prost::DecodeError),
     /// A column has the wrong type.
-    #[error("a column has the wrong type: {0}")]
+    #[error("a column has the wrong type")]
     Column(#[source] Arc<rusqlite::Error>),
     /// A part is missing, or of a kind that only a newer version knows.
     #[error("`{0}` is missing or unknown")]

@@ -61,16 +61,17 @@ pub struct Sqlite {
     waiting: Arc<AtomicUsize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Threads {
     /// None once the store is closed.
     senders: Option<Senders>,
-    handles: Vec<(&'static str, JoinHandle<()>)>,
+    writer: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
     /// A batch was turned away; those after it must be, too, until the next recovery.
     overloaded: Option<Arc<StoreError>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Senders {
     writer: Sender<Request>,
     reader: channel::Sender<reader::Job>,
@@ -102,8 +103,6 @@ impl Sqlite {
                 drop(held);
             })
             .map_err(|error| StoreError::io("start a thread to write", &path, error))?;
-        let mut handles = vec![("writer", handle)];
-        handles.extend(readers.into_iter().map(|handle| ("reader", handle)));
         Ok(Self {
             lock,
             threads: Mutex::new(Threads {
@@ -111,7 +110,8 @@ impl Sqlite {
                     writer: sender,
                     reader,
                 }),
-                handles,
+                writer: Some(handle),
+                readers,
                 overloaded: None,
             }),
             waiting,
@@ -130,8 +130,10 @@ impl Sqlite {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn senders(&self) -> Result<Senders, StoreError> {
-        self.threads().senders.clone().ok_or(StoreError::Closed)
+    fn reader(&self) -> Result<channel::Sender<reader::Job>, StoreError> {
+        let threads = self.threads();
+        let senders = threads.senders.as_ref().ok_or(StoreError::Closed)?;
+        Ok(senders.reader.clone())
     }
 
     fn send(&self, append: Append) {
@@ -170,8 +172,9 @@ impl Sqlite {
             }
         });
         let lost = StoreError::ThreadLost { thread: "reader" };
-        let reader = self.senders()?.reader;
+        let reader = self.reader()?;
         reader.send(job).await.map_err(|_| lost.clone())?;
+        // Whoever waits for an answer does not keep the readers alive: that they end answers it.
         drop(reader);
         answer.await.map_err(|_| lost)?
     }
@@ -247,22 +250,24 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        let handles = {
-            let mut threads = self.threads();
-            threads.senders = None;
-            std::mem::take(&mut threads.handles)
-        };
-        if handles.is_empty() {
+        let mut threads = std::mem::take(&mut *self.threads());
+        let Some(senders) = threads.senders.take() else {
             return Ok(());
-        }
+        };
         let lock = self.lock.clone();
-        // Dropping the senders lets the threads end after what they were sent.
+        // Dropping a sender lets its threads end after what they were sent. The writer is the last to
+        // close its connection, because only it can leave one whole file behind.
         tokio::task::spawn_blocking(move || {
+            drop(senders.reader);
             let mut result = Ok(());
-            for (thread, handle) in handles {
-                if handle.join().is_err() {
-                    result = Err(StoreError::ThreadLost { thread });
+            for reader in threads.readers {
+                if reader.join().is_err() {
+                    result = Err(StoreError::ThreadLost { thread: "reader" });
                 }
+            }
+            drop(senders.writer);
+            if threads.writer.is_some_and(|writer| writer.join().is_err()) {
+                result = Err(StoreError::ThreadLost { thread: "writer" });
             }
             lock.release()?;
             result

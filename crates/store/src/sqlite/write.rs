@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use levelflow_common::{RunId, RunStatus, Timestamp};
 use levelflow_engine::{Entry, Fact, Progress, Record, RunNumber, Submitted};
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::column;
 use crate::codec::{self, Encoder};
@@ -68,7 +68,11 @@ pub(super) fn commit<'a>(
 }
 
 fn is_duplicate(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+
+    error.sqlite_error().is_some_and(|error| {
+        [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE].contains(&error.extended_code)
+    })
 }
 
 fn write_definitions<'a>(
