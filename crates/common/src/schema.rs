@@ -78,3 +78,66 @@ fn allow_expression(schema: &mut Value) {
         *schema = json!({ "anyOf": [exact, { "$ref": "#/$defs/Expression" }] });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::retry::RetryPolicy;
+    use crate::workflow::{Edge, ForEach, InputSpec, Task, Timeouts, WorkerSelector};
+
+    /// The keys that the derived decoder of a type takes, as its error for another key lists them.
+    fn decoded_keys<T: DeserializeOwned>() -> Vec<String> {
+        let error = serde_json::from_value::<T>(json!({ "no such key": 1 })).err();
+        let message = error.expect("no type takes any key").to_string();
+        let mut keys: Vec<_> = message
+            .split('`')
+            .skip(3)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    fn described_keys(schema: &Value) -> Vec<String> {
+        let properties = schema["properties"].as_object();
+        let properties = properties.expect("the schema is one of a map with fixed keys");
+        properties.keys().cloned().collect()
+    }
+
+    #[test]
+    fn describes_exactly_the_keys_that_are_decoded() {
+        let schema = workflow_schema();
+        assert_eq!(described_keys(&schema), decoded_keys::<Workflow>());
+        let keys = [
+            ("Edge", decoded_keys::<Edge>()),
+            ("ForEach", decoded_keys::<ForEach>()),
+            ("HandlerInput", decoded_keys::<HandlerInput>()),
+            ("HttpInput", decoded_keys::<HttpInput>()),
+            ("InputSpec", decoded_keys::<InputSpec>()),
+            ("ProcessInput", decoded_keys::<ProcessInput>()),
+            ("RetryPolicy", decoded_keys::<RetryPolicy>()),
+            ("Task", decoded_keys::<Task>()),
+            ("Timeouts", decoded_keys::<Timeouts>()),
+            ("TransformInput", decoded_keys::<TransformInput>()),
+            ("WorkerSelector", decoded_keys::<WorkerSelector>()),
+        ];
+        for (name, decoded) in keys {
+            assert_eq!(described_keys(&schema["$defs"][name]), decoded, "{name}");
+        }
+        assert_eq!(described_keys(&schema["$defs"]["SleepInput"]), ["duration"]);
+    }
+
+    #[test]
+    fn values_of_tasks_may_be_expressions() {
+        let schema = workflow_schema();
+        let expression = json!({ "$ref": "#/$defs/Expression" });
+        let command = &schema["$defs"]["ProcessInput"]["properties"]["command"]["anyOf"];
+        assert_eq!(command[1], expression);
+        assert_eq!(command[0]["items"]["anyOf"][1], expression);
+        let url = &schema["$defs"]["HttpInput"]["properties"]["url"]["anyOf"];
+        assert_eq!(url[1], expression);
+    }
+}

@@ -215,4 +215,6 @@ impl Draft {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

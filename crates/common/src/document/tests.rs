@@ -4,7 +4,7 @@ use super::*;
 use crate::limits::{MAX_NESTING, MAX_TASKS};
 use crate::workflow::TaskKind;
 
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
 name: ticket-digest
 inputs:
   since: { type: string, required: true }

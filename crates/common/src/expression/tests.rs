@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::limits::MAX_EXPRESSION_BYTES;
 use crate::outcome::TaskStatus;
+use crate::workflow::TaskKind;
 
 fn scope() -> Scope {
     let inputs = json!({ "since": "2024-01-01", "count": 3, "flags": { "dry_run": true } });
@@ -332,4 +333,28 @@ fn text_templates_have_the_whole_language() {
     );
     assert!(check_text("{% if %}").is_err());
     assert_eq!(check_text(template), Ok(()));
+}
+
+#[test]
+fn a_text_template_is_left_to_the_worker() {
+    let with = json!({ "template": "${{ theirs, }} {{ n }}", "values": { "n": "${{ index }}" } });
+    let template = Template::compile_input(TaskKind::Transform, &with).unwrap();
+    assert_eq!(
+        template.render(&scope()),
+        Ok(json!({ "template": "${{ theirs, }} {{ n }}", "values": { "n": 4 } }))
+    );
+    let only = json!({ "template": "${{ theirs, }}" });
+    let template = Template::compile_input(TaskKind::Transform, &only).unwrap();
+    assert!(template.is_static());
+    assert_eq!(template.render(&scope()), Ok(only.clone()));
+    assert!(Template::compile_input(TaskKind::Handler, &only).is_err());
+}
+
+#[test]
+fn what_is_not_json_is_named() {
+    let error = Scope::new("r", "w", b"{").unwrap_err();
+    assert!(error.to_string().starts_with("`inputs` is not JSON: EOF"));
+    let error = scope().add_task("a", TaskStatus::Succeeded, Some(b"x"));
+    let message = error.unwrap_err().to_string();
+    assert!(message.starts_with("the output of task `a` is not JSON: expected value"));
 }
