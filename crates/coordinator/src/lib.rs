@@ -1,1 +1,19 @@
-//! .
+//! The coordinator: the shell around the engine.
+//!
+//! Start reading at `actor`, the one owner of the engine; then `service`, which turns gRPC calls into
+//! messages to it; then `prepare`, where expressions are evaluated.
+
+mod actor;
+mod clock;
+mod config;
+mod coordinator;
+mod definitions;
+mod error;
+mod prepare;
+mod recovery;
+mod server;
+mod service;
+
+pub use config::{CoordinatorConfig, Storage};
+pub use coordinator::Coordinator;
+pub use error::{RecoveryError, StartError};

@@ -11,7 +11,9 @@ use levelflow_common::retry::RetryPolicy;
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest};
 
+use crate::measured::expected;
 use crate::plan::{NotADag, Plan};
+use crate::record::TaskIndex;
 
 /// The queue of tasks that name none.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -118,6 +120,14 @@ impl Definition {
     /// When the edges do not make a DAG, or an expression is not well-formed.
     pub fn new(workflow: Workflow, edges: &[(u32, u32)]) -> Result<Self, Defect> {
         let plan = Plan::new(workflow.tasks.len(), edges).map_err(Defect::NotADag)?;
+        Self::with_plan(workflow, plan)
+    }
+
+    /// As [`Definition::new`], with the layout of the workflow's tasks.
+    ///
+    /// # Errors
+    /// When an expression is not well-formed.
+    pub(crate) fn with_plan(workflow: Workflow, plan: Plan) -> Result<Self, Defect> {
         let defect = |of: &str| {
             let of = of.to_owned();
             move |source| Defect::Expression { of, source }
@@ -150,6 +160,16 @@ impl Definition {
             outputs,
             constant_outputs,
         })
+    }
+}
+
+impl Definition {
+    /// The chain of tasks that is expected to take longest.
+    pub fn critical_path(&self) -> Vec<TaskIndex> {
+        let remaining = self
+            .plan
+            .remaining(|task| expected(self.tasks[task.0 as usize].kind));
+        self.plan.critical_path(&remaining)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod advance;
 pub mod command;
+mod compile;
 mod config;
 mod deadline;
 pub mod definition;
@@ -30,6 +31,7 @@ mod session;
 mod submit;
 pub mod task;
 mod timer;
+mod update;
 mod view;
 mod worker;
 

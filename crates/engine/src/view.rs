@@ -1,15 +1,15 @@
 //! Runs as clients see them.
 
 use levelflow_common::view::{RunSummary, RunView, TaskView};
-use levelflow_common::{RunId, Timestamp};
+use levelflow_common::{RunId, Timestamp, WorkerId};
 
 use crate::advance::served_status;
 use crate::command::BatchNumber;
 use crate::engine::Engine;
-use crate::event::RunKey;
+use crate::event::{RunKey, SessionId};
 use crate::live::LiveTask;
 use crate::measured::expected;
-use crate::record::TaskIndex;
+use crate::record::{RunNumber, TaskIndex};
 use crate::run::RunState;
 
 impl Engine {
@@ -30,6 +30,18 @@ impl Engine {
         let &key = self.by_id.get(&run_id)?;
         let run = self.run(key);
         Some((run.recorded_in.0, run.state.summary()))
+    }
+
+    /// The number of an open run.
+    pub fn number(&self, run_id: RunId) -> Option<RunNumber> {
+        let &key = self.by_id.get(&run_id)?;
+        Some(self.run(key).state.number)
+    }
+
+    /// The worker behind a live session.
+    pub fn worker_of(&self, session: SessionId) -> Option<WorkerId> {
+        let key = self.workers.of_session(session)?;
+        Some(self.workers.get(key).hello.worker.clone())
     }
 
     fn add_live(&self, key: RunKey, task: TaskIndex, view: &mut TaskView) {

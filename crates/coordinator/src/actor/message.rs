@@ -1,0 +1,146 @@
+//! What the actor is sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use levelflow_common::event::RunEvent;
+use levelflow_common::view::{RunSummary, RunView};
+use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
+use levelflow_engine::event::{Hello, SessionId};
+use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submitted};
+use levelflow_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+/// What the actor is sent.
+pub(crate) enum Message {
+    /// An event without a reply.
+    Engine(Event),
+    /// A client submits a run.
+    Submit {
+        submitted: Box<Submitted>,
+        definition: Arc<Definition>,
+        reply: SubmitReply,
+    },
+    /// A client cancels a run.
+    Cancel {
+        run_id: RunId,
+        reason: Arc<str>,
+        reply: oneshot::Sender<Result<RunStatus, Refused>>,
+    },
+    /// A client looks at a run; none if it is not open.
+    View {
+        run_id: RunId,
+        reply: oneshot::Sender<Option<Box<RunView>>>,
+    },
+    /// A client lists runs: the rows of those that are open.
+    Summaries {
+        run_ids: Vec<RunId>,
+        reply: oneshot::Sender<Vec<RunSummary>>,
+    },
+    /// A client asks why a task waits.
+    Explain {
+        run_id: RunId,
+        task_id: String,
+        item: Option<u32>,
+        reply: oneshot::Sender<Result<Explanation, Rejection>>,
+    },
+    /// A client watches a run; none if it is not open.
+    Watch {
+        run_id: RunId,
+        reply: oneshot::Sender<Option<mpsc::Receiver<Watched>>>,
+    },
+    /// A worker opened a stream.
+    Opened {
+        session: SessionId,
+        hello: Box<Hello>,
+        frames: mpsc::UnboundedSender<SessionFrame>,
+    },
+    /// A worker sent a frame.
+    Frame {
+        session: SessionId,
+        frame: Box<v1::WorkerFrame>,
+    },
+    /// The stream of a worker ended.
+    Closed { session: SessionId },
+    /// Stop: take nothing new, let attempts end within the grace time, close.
+    Stop {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Where the answer to a submit goes.
+pub(crate) enum SubmitReply {
+    /// To a single request.
+    One(oneshot::Sender<Result<Accepted, Refused>>),
+    /// To a stream of requests.
+    Stream {
+        tag: u64,
+        report_end: bool,
+        answers: mpsc::UnboundedSender<StreamAnswer>,
+    },
+}
+
+/// An accepted submit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) run_id: RunId,
+    pub(crate) existing: bool,
+}
+
+/// Something to tell a client that submits over a stream.
+pub(crate) enum StreamAnswer {
+    /// The answer to a submit.
+    Submitted {
+        tag: u64,
+        result: Result<Accepted, Refused>,
+    },
+    /// The end of a run that was asked for.
+    Ended { tag: u64, end: RunEnding },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub(crate) struct RunEnding {
+    pub(crate) status: RunStatus,
+    pub(crate) outputs: Option<Bytes>,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Why the actor refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The engine did.
+    #[error(transparent)]
+    Engine(#[from] Rejection),
+    /// The journal did not take it; whether it happened is unknown until the store has recovered.
+    #[error("the store failed, and it is not known whether this was recorded; ask again")]
+    Store,
+    /// The coordinator stops.
+    #[error("the coordinator is stopping")]
+    Stopping,
+    /// The worker has opened another stream.
+    #[error("the worker has a newer session")]
+    Replaced,
+}
+
+/// What a watcher gets, in order.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// Durable records, the first with this sequence number.
+    Records {
+        first_sequence: u64,
+        records: Vec<Record>,
+    },
+    /// Something that is not recorded.
+    Live { at: Timestamp, event: RunEvent },
+}
+
+/// What a session task is told.
+pub(crate) enum SessionFrame {
+    /// Send this.
+    Send(v1::CoordinatorFrame),
+    /// End the stream.
+    Close(Refused),
+}

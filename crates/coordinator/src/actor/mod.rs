@@ -1,0 +1,535 @@
+//! The scheduler actor: the one owner of the engine.
+//!
+//! It takes in whatever has gathered in its inbox, lets the engine handle it, and hands the journal
+//! entries that came of it to the store. While one batch is committed the next gathers. Effects are
+//! carried out only when their batch is durable.
+
+mod held;
+mod message;
+mod sessions;
+mod watchers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use levelflow_common::event::{RunEvent, TaskRef};
+use levelflow_common::{Code, Failure, FencingToken, Timestamp, WorkerId};
+use levelflow_engine::command::Answer;
+use levelflow_engine::event::{ReplyId, SessionId};
+use levelflow_engine::{BatchNumber, Command, Engine, Event, RunNumber};
+use levelflow_proto::v1;
+use levelflow_store::{Batch, Store, StoreError};
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use self::held::{Held, HeldEffects};
+use self::sessions::Sessions;
+use self::watchers::Watchers;
+use crate::clock::Clock;
+use crate::prepare::PreparePool;
+use crate::recovery::Recover;
+
+pub(crate) use message::{
+    Accepted, Message, Refused, RunEnding, SessionFrame, StreamAnswer, SubmitReply, Watched,
+};
+
+/// Messages that may wait in the inbox before senders do.
+pub(crate) const INBOX: usize = 8192;
+/// Messages that are taken in before effects are looked at.
+const TURN: usize = 1024;
+
+/// The actor.
+pub(crate) struct Actor {
+    engine: Engine,
+    clock: Clock,
+    store: Arc<dyn Store>,
+    recover: Recover,
+    inbox: mpsc::Receiver<Message>,
+    prepare: PreparePool,
+    coordinator_id: String,
+    heartbeat_interval: Duration,
+    lease: Duration,
+    replies: Slab<PendingReply>,
+    sessions: Sessions,
+    watchers: Watchers,
+    held: HeldEffects,
+    committing: Option<oneshot::Receiver<Result<(), StoreError>>>,
+    stopping: Option<Stopping>,
+}
+
+enum PendingReply {
+    Submit(SubmitReply),
+    Cancel(oneshot::Sender<Result<levelflow_common::RunStatus, Refused>>),
+}
+
+struct Stopping {
+    deadline: Instant,
+    done: oneshot::Sender<()>,
+}
+
+/// What an actor is made of.
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) recover: Recover,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) prepare: PreparePool,
+    pub(crate) coordinator_id: String,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) lease: Duration,
+}
+
+impl Actor {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            engine: parts.engine,
+            clock: parts.clock,
+            store: parts.store,
+            recover: parts.recover,
+            inbox: parts.inbox,
+            prepare: parts.prepare,
+            coordinator_id: parts.coordinator_id,
+            heartbeat_interval: parts.heartbeat_interval,
+            lease: parts.lease,
+            replies: Slab::new(),
+            sessions: Sessions::default(),
+            watchers: Watchers::default(),
+            held: HeldEffects::default(),
+            committing: None,
+            stopping: None,
+        }
+    }
+
+    /// Runs until it is told to stop, or until nobody can tell it anything any more.
+    pub(crate) async fn run(mut self) {
+        let mut messages = Vec::with_capacity(TURN);
+        loop {
+            self.turn();
+            if self.has_stopped() {
+                break;
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                biased;
+                result = committed(&mut self.committing), if self.committing.is_some() => {
+                    match result {
+                        Ok(()) => self.committed(),
+                        Err(error) => {
+                            if !self.reload(&error).await {
+                                break;
+                            }
+                        }
+                    }
+                }
+                count = self.inbox.recv_many(&mut messages, TURN) => {
+                    if count == 0 {
+                        break;
+                    }
+                    let now = self.clock.now();
+                    for message in messages.drain(..) {
+                        self.take_in(now, message);
+                    }
+                }
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
+            }
+        }
+        self.sessions.close_all(&Refused::Stopping);
+        if let Err(error) = self.store.close().await {
+            tracing::error!(error = %error, "store did not close");
+        }
+        if let Some(stopping) = self.stopping {
+            let _ = stopping.done.send(());
+        }
+    }
+
+    /// Does what is due, and lets everything out that may go.
+    fn turn(&mut self) {
+        let now = self.clock.now();
+        if self.engine.next_deadline().is_some_and(|at| at <= now) {
+            self.handle(now, Event::Tick);
+        }
+        if self.stopping.is_none() {
+            self.engine.assign(now);
+        }
+        self.take_effects(now);
+        self.commit();
+        self.sessions.flush();
+    }
+
+    fn commit(&mut self) {
+        if self.committing.is_some() {
+            return;
+        }
+        if let Some(gathered) = self.engine.take_batch() {
+            self.watchers.commit(&gathered.entries);
+            self.held.commit(gathered.number);
+            self.committing = Some(self.store.append(Batch {
+                definitions: gathered.definitions,
+                entries: gathered.entries,
+            }));
+        }
+    }
+
+    fn committed(&mut self) {
+        self.committing = None;
+        let now = self.clock.now();
+        self.watchers.committed();
+        for effect in self.held.committed() {
+            self.carry_out(now, effect);
+        }
+    }
+
+    fn take_effects(&mut self, now: Timestamp) {
+        let effects: Vec<_> = self.engine.take_effects().collect();
+        for effect in effects {
+            if let Some(effect) = self.held.hold(effect.after, Held::Command(effect.command)) {
+                self.carry_out(now, effect);
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Timestamp, event: Event) {
+        if let Err(rejection) = self.engine.handle(now, event) {
+            tracing::warn!(error = %rejection, "event was rejected");
+        }
+    }
+
+    fn take_in(&mut self, now: Timestamp, message: Message) {
+        match message {
+            Message::Engine(event) => self.handle(now, event),
+            Message::Submit {
+                submitted,
+                definition,
+                reply,
+            } => {
+                if self.stopping.is_some() {
+                    self.answer_submit(reply, Err(Refused::Stopping));
+                    return;
+                }
+                let id = self.replies.insert(PendingReply::Submit(reply));
+                let reply = ReplyId(id as u64);
+                let event = Event::Submit {
+                    reply,
+                    submitted,
+                    definition,
+                };
+                self.handle_request(now, reply, event);
+            }
+            Message::Cancel {
+                run_id,
+                reason,
+                reply,
+            } => {
+                let id = self.replies.insert(PendingReply::Cancel(reply));
+                let reply = ReplyId(id as u64);
+                let event = Event::Cancel {
+                    reply,
+                    run_id,
+                    reason,
+                };
+                self.handle_request(now, reply, event);
+            }
+            Message::View { run_id, reply } => match self.engine.view(run_id) {
+                Some((after, view)) => self.answer(now, after, move || {
+                    let _ = reply.send(Some(Box::new(view)));
+                }),
+                None => drop(reply.send(None)),
+            },
+            Message::Summaries { run_ids, reply } => {
+                let open: Vec<_> = run_ids
+                    .into_iter()
+                    .filter_map(|run_id| self.engine.summary(run_id))
+                    .collect();
+                let after = open.iter().map(|(after, _)| *after).max();
+                let open = open.into_iter().map(|(_, summary)| summary).collect();
+                self.answer(now, after.unwrap_or_default(), move || {
+                    let _ = reply.send(open);
+                });
+            }
+            Message::Explain {
+                run_id,
+                task_id,
+                item,
+                reply,
+            } => match self.engine.explain(now, run_id, &task_id, item) {
+                Ok((after, explanation)) => self.answer(now, after, move || {
+                    let _ = reply.send(Ok(explanation));
+                }),
+                Err(rejection) => drop(reply.send(Err(rejection))),
+            },
+            Message::Watch { run_id, reply } => {
+                let number = self.engine.number(run_id);
+                let _ = reply.send(number.map(|number| self.watchers.watch(number)));
+            }
+            Message::Opened {
+                session,
+                hello,
+                frames,
+            } => self.opened(now, session, hello, frames),
+            Message::Frame { session, frame } => self.frame(now, session, *frame),
+            Message::Closed { session } => {
+                self.sessions.close(session, None);
+                self.handle(now, Event::Left { session });
+            }
+            Message::Stop { grace, done } => {
+                let deadline = Instant::now() + grace;
+                self.stopping = Some(Stopping { deadline, done });
+                self.sessions.drain();
+            }
+        }
+    }
+
+    fn handle_request(&mut self, now: Timestamp, reply: ReplyId, event: Event) {
+        if let Err(rejection) = self.engine.handle(now, event) {
+            match self.replies.try_remove(reply.0 as usize) {
+                Some(PendingReply::Submit(reply)) => {
+                    self.answer_submit(reply, Err(rejection.into()));
+                }
+                Some(PendingReply::Cancel(reply)) => drop(reply.send(Err(rejection.into()))),
+                None => {}
+            }
+        }
+    }
+
+    fn opened(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        hello: Box<levelflow_engine::event::Hello>,
+        frames: mpsc::UnboundedSender<SessionFrame>,
+    ) {
+        self.sessions.open(session, frames);
+        let worker = hello.worker.clone();
+        match self.engine.handle(now, Event::Joined { session, hello }) {
+            Ok(()) => tracing::info!(worker = %worker, "worker joined"),
+            Err(rejection) => self.sessions.close(session, Some(rejection.into())),
+        }
+        if self.stopping.is_some() {
+            self.sessions.drain();
+        }
+    }
+
+    fn frame(&mut self, now: Timestamp, session: SessionId, frame: v1::WorkerFrame) {
+        if !self.sessions.contains(session) {
+            return;
+        }
+        for outcome in frame.outcomes {
+            let result = match outcome.failure {
+                None => Ok(outcome.output),
+                Some(failure) => Err(Failure::from(failure)),
+            };
+            self.handle(
+                now,
+                Event::Outcome {
+                    session,
+                    token: FencingToken(outcome.token),
+                    result,
+                    duration: Duration::from_micros(outcome.duration_us),
+                },
+            );
+        }
+        for token in frame.refused {
+            let token = FencingToken(token);
+            self.handle(now, Event::Refused { session, token });
+        }
+        if frame.credits > 0 {
+            let credits = frame.credits;
+            self.handle(now, Event::Granted { session, credits });
+        }
+        if let Some(heartbeat) = frame.heartbeat {
+            let tokens = |tokens: Vec<u64>| tokens.into_iter().map(FencingToken).collect();
+            let event = Event::Heartbeat {
+                session,
+                running: tokens(heartbeat.running),
+                progressed: tokens(heartbeat.progressed),
+            };
+            self.handle(now, event);
+        }
+        if frame.draining {
+            self.handle(now, Event::Draining { session });
+        }
+    }
+
+    /// Sends an answer that was read from the engine, when what it shows is durable.
+    fn answer(&mut self, now: Timestamp, after: BatchNumber, send: impl FnOnce() + Send + 'static) {
+        if let Some(effect) = self.held.hold(after, Held::Answer(Box::new(send))) {
+            self.carry_out(now, effect);
+        }
+    }
+
+    fn carry_out(&mut self, now: Timestamp, effect: Held) {
+        let command = match effect {
+            Held::Answer(send) => return send(),
+            Held::Command(command) => command,
+        };
+        match command {
+            Command::Reply { reply, answer } => self.reply(reply, answer),
+            Command::Prepare(work) => self.prepare.prepare(work),
+            Command::RenderOutputs(work) => self.prepare.render_outputs(work),
+            Command::Dispatch { session, token } => self.dispatch(now, session, token),
+            Command::Stop { session, token } => self.sessions.stop(session, token),
+            Command::Acknowledge { session, token } => self.sessions.acknowledge(session, token),
+            Command::Welcome { session, revoked } => self.sessions.welcome(
+                session,
+                &self.coordinator_id,
+                self.heartbeat_interval,
+                self.lease,
+                revoked,
+            ),
+            Command::Close { session, code } => {
+                tracing::info!(session = session.0, code = %code, "session was replaced");
+                self.sessions.close(session, Some(Refused::Replaced));
+            }
+            Command::Ended(ended) => {
+                self.engine.evict(now, ended.run);
+                self.watchers.ended(*ended);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, now: Timestamp, session: SessionId, token: FencingToken) {
+        let Some(attempt) = self.engine.start(now, token) else {
+            return;
+        };
+        if self.watchers.is_watched(attempt.number)
+            && let Some(worker) = self.engine.worker_of(session)
+        {
+            let event = started(&attempt, worker);
+            self.watchers.live(attempt.number, now, &event);
+        }
+        self.sessions.attempt(session, attempt);
+    }
+
+    fn reply(&mut self, reply: ReplyId, answer: Answer) {
+        match (self.replies.try_remove(reply.0 as usize), answer) {
+            (Some(PendingReply::Submit(reply)), Answer::Submitted { run_id, existing }) => {
+                self.answer_submit(reply, Ok(Accepted { run_id, existing }));
+            }
+            (Some(PendingReply::Cancel(reply)), Answer::Cancelling { status }) => {
+                let _ = reply.send(Ok(status));
+            }
+            _ => tracing::error!("engine answered a request of another kind"),
+        }
+    }
+
+    fn answer_submit(&mut self, reply: SubmitReply, result: Result<Accepted, Refused>) {
+        match reply {
+            SubmitReply::One(reply) => drop(reply.send(result)),
+            SubmitReply::Stream {
+                tag,
+                report_end,
+                answers,
+            } => {
+                // The end of a run that was there before is found by the stream itself.
+                let number: Option<RunNumber> = match &result {
+                    Ok(accepted) if report_end && !accepted.existing => {
+                        self.engine.number(accepted.run_id)
+                    }
+                    _ => None,
+                };
+                let _ = answers.send(StreamAnswer::Submitted { tag, result });
+                if let Some(number) = number {
+                    self.watchers.wait(number, tag, answers);
+                }
+            }
+        }
+    }
+
+    /// After a commit whose outcome is unknown: forgets everything and starts from the store. False if
+    /// it was told to stop first.
+    async fn reload(&mut self, error: &StoreError) -> bool {
+        tracing::error!(error = %error, "commit failed, reloading from the store");
+        self.committing = None;
+        self.held = HeldEffects::default();
+        self.sessions.close_all(&Refused::Store);
+        self.watchers.clear();
+        for reply in self.replies.drain() {
+            match reply {
+                PendingReply::Submit(SubmitReply::One(reply)) => {
+                    let _ = reply.send(Err(Refused::Store));
+                }
+                PendingReply::Submit(SubmitReply::Stream { tag, answers, .. }) => {
+                    let result = Err(Refused::Store);
+                    let _ = answers.send(StreamAnswer::Submitted { tag, result });
+                }
+                PendingReply::Cancel(reply) => drop(reply.send(Err(Refused::Store))),
+            }
+        }
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.recover.engine(&*self.store, self.clock).await {
+                Ok(engine) => {
+                    self.engine = engine;
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, code = %error.code(), "store did not recover");
+                }
+            }
+            if self.stopping.is_some() || self.inbox.is_closed() {
+                return false;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let deadline = self.engine.next_deadline().map(|at| self.clock.instant(at));
+        let stop = self.stopping.as_ref().map(|stopping| stopping.deadline);
+        match (deadline, stop) {
+            (Some(deadline), Some(stop)) => Some(deadline.min(stop)),
+            (deadline, stop) => deadline.or(stop),
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stopping.as_ref().is_some_and(|stopping| {
+            let settled = self.committing.is_none() && self.held.is_empty();
+            settled && (self.engine.load().leases == 0 || Instant::now() >= stopping.deadline)
+        })
+    }
+}
+
+async fn committed(
+    receiver: &mut Option<oneshot::Receiver<Result<(), StoreError>>>,
+) -> Result<(), StoreError> {
+    match receiver {
+        Some(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
+        None => std::future::pending().await,
+    }
+}
+
+fn started(attempt: &levelflow_engine::command::Attempt, worker: WorkerId) -> RunEvent {
+    RunEvent::AttemptStarted {
+        task: TaskRef {
+            task_id: attempt.task_id.clone(),
+            item: attempt.item,
+        },
+        attempt: attempt.attempt,
+        worker,
+    }
+}
+
+impl Refused {
+    /// The stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Engine(rejection) => rejection.code(),
+            Self::Store => Code::StoreUnavailable,
+            Self::Stopping => Code::ShuttingDown,
+            Self::Replaced => Code::WorkerIdTaken,
+        }
+    }
+
+    /// When trying again may help.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Engine(rejection) => rejection.retry_after(),
+            Self::Store | Self::Stopping => Some(Duration::from_secs(1)),
+            Self::Replaced => None,
+        }
+    }
+}

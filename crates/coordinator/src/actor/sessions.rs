@@ -1,0 +1,134 @@
+//! The frames that go to workers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use levelflow_common::FencingToken;
+use levelflow_engine::command::Attempt;
+use levelflow_engine::event::SessionId;
+use levelflow_proto::{Enumeration as _, PROTOCOL_VERSION, v1};
+use tokio::sync::mpsc;
+
+use super::message::{Refused, SessionFrame};
+
+/// Open sessions, each with the frame that gathers for it.
+///
+/// The channels need no bound of their own: attempts are bounded by the worker's credits, and
+/// acknowledgements by the attempts.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: BTreeMap<SessionId, Session>,
+    /// Sessions whose frame is not empty.
+    dirty: Vec<SessionId>,
+}
+
+struct Session {
+    frames: mpsc::UnboundedSender<SessionFrame>,
+    frame: v1::CoordinatorFrame,
+    is_dirty: bool,
+}
+
+impl Sessions {
+    pub(crate) fn open(&mut self, session: SessionId, frames: mpsc::UnboundedSender<SessionFrame>) {
+        let frame = v1::CoordinatorFrame::default();
+        self.open.insert(
+            session,
+            Session {
+                frames,
+                frame,
+                is_dirty: false,
+            },
+        );
+    }
+
+    pub(crate) fn close(&mut self, session: SessionId, why: Option<Refused>) {
+        if let (Some(session), Some(why)) = (self.open.remove(&session), why) {
+            let _ = session.frames.send(SessionFrame::Close(why));
+        }
+    }
+
+    pub(crate) fn close_all(&mut self, why: &Refused) {
+        for session in std::mem::take(&mut self.open).into_values() {
+            let _ = session.frames.send(SessionFrame::Close(why.clone()));
+        }
+        self.dirty.clear();
+    }
+
+    pub(crate) fn contains(&self, session: SessionId) -> bool {
+        self.open.contains_key(&session)
+    }
+
+    pub(crate) fn welcome(
+        &mut self,
+        session: SessionId,
+        coordinator_id: &str,
+        heartbeat_interval: Duration,
+        lease: Duration,
+        revoked: Vec<FencingToken>,
+    ) {
+        let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        self.gather(session, |frame| {
+            frame.welcome = Some(v1::Welcome {
+                coordinator_id: coordinator_id.to_owned(),
+                protocol: PROTOCOL_VERSION,
+                heartbeat_interval_ms: millis(heartbeat_interval),
+                lease_ms: millis(lease),
+                revoked: revoked.into_iter().map(|token| token.0).collect(),
+            });
+        });
+    }
+
+    pub(crate) fn attempt(&mut self, session: SessionId, attempt: Attempt) {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        self.gather(session, |frame| {
+            frame.attempts.push(v1::Attempt {
+                token: attempt.token.0,
+                run_id: bytes::Bytes::copy_from_slice(attempt.run_id.as_bytes()),
+                task_id: attempt.task_id.as_ref().to_owned(),
+                item: attempt.item,
+                attempt: attempt.attempt,
+                kind: attempt.kind.number(),
+                input: attempt.input,
+                handler: attempt.handler.as_ref().to_owned(),
+                timeout_us: micros(attempt.timeout),
+                heartbeat_timeout_us: attempt.heartbeat_timeout.map_or(0, micros),
+            });
+        });
+    }
+
+    pub(crate) fn stop(&mut self, session: SessionId, token: FencingToken) {
+        self.gather(session, |frame| frame.cancelled.push(token.0));
+    }
+
+    pub(crate) fn acknowledge(&mut self, session: SessionId, token: FencingToken) {
+        self.gather(session, |frame| frame.acknowledged.push(token.0));
+    }
+
+    pub(crate) fn drain(&mut self) {
+        for session in self.open.keys().copied().collect::<Vec<_>>() {
+            self.gather(session, |frame| frame.drain = true);
+        }
+    }
+
+    fn gather(&mut self, id: SessionId, add: impl FnOnce(&mut v1::CoordinatorFrame)) {
+        if let Some(session) = self.open.get_mut(&id) {
+            add(&mut session.frame);
+            if !session.is_dirty {
+                session.is_dirty = true;
+                self.dirty.push(id);
+            }
+        }
+    }
+
+    /// Sends what has gathered.
+    pub(crate) fn flush(&mut self) {
+        for id in self.dirty.drain(..) {
+            if let Some(session) = self.open.get_mut(&id) {
+                session.is_dirty = false;
+                let frame = std::mem::take(&mut session.frame);
+                // A session whose stream has ended says so itself.
+                let _ = session.frames.send(SessionFrame::Send(frame));
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Configuration of a coordinator.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use levelflow_common::limits;
+
+/// Configuration of a coordinator.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    /// Where to serve gRPC over TCP; nowhere if not given.
+    pub listen: Option<SocketAddr>,
+    /// Where runs are kept.
+    pub storage: Storage,
+    /// How often workers send heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How long a lease lasts without one.
+    pub lease: Duration,
+    /// Tasks that may wait in a queue before submits are refused.
+    pub max_queue: usize,
+    /// Runs that may be open before submits are refused.
+    pub max_open_runs: usize,
+    /// How long identical submits that ask for it are taken for one.
+    pub dedup_window: Duration,
+    /// Threads that evaluate expressions; 0 for one for each core.
+    pub prepare_threads: usize,
+}
+
+/// Where runs are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In SQLite, in a directory that no other process uses.
+    DataDir(PathBuf),
+    /// In memory: gone with the process.
+    Memory,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            storage: Storage::Memory,
+            heartbeat_interval: Duration::from_secs(5),
+            lease: Duration::from_secs(15),
+            max_queue: 10_000,
+            max_open_runs: 100_000,
+            dedup_window: limits::DEDUP_WINDOW,
+            prepare_threads: 0,
+        }
+    }
+}
+
+impl CoordinatorConfig {
+    /// The first thing that is wrong with it, as field and problem.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
+        if self.heartbeat_interval.is_zero() {
+            return Some(("heartbeat_interval", "must be longer than zero".to_owned()));
+        }
+        if self.lease < self.heartbeat_interval * 2 {
+            let twice = self.heartbeat_interval * 2;
+            return Some((
+                "lease",
+                format!("must be at least two heartbeats, {twice:?}"),
+            ));
+        }
+        if self.max_queue == 0 {
+            return Some(("max_queue", "must be at least 1".to_owned()));
+        }
+        if self.max_open_runs == 0 {
+            return Some(("max_open_runs", "must be at least 1".to_owned()));
+        }
+        None
+    }
+}

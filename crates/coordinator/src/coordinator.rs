@@ -1,0 +1,174 @@
+//! A coordinator: actor, store and server, started and stopped together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use levelflow_store::sqlite::Options;
+use levelflow_store::{Memory, Sqlite, Store, StoreError};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use crate::actor::{self, Actor, Message, Parts};
+use crate::clock::Clock;
+use crate::config::{CoordinatorConfig, Storage};
+use crate::definitions::Definitions;
+use crate::error::StartError;
+use crate::prepare::PreparePool;
+use crate::recovery::Recover;
+use crate::server;
+use crate::service::Backend;
+
+/// How long connections may take to end once their requests have.
+const CLOSE_CONNECTIONS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A running coordinator.
+pub struct Coordinator {
+    actor: mpsc::Sender<Message>,
+    channel: Channel,
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Coordinator {
+    /// Opens the store, takes up its open runs, and serves.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the store cannot be opened or is damaged, or the address cannot
+    /// be listened on.
+    pub async fn start(config: CoordinatorConfig) -> Result<Self, StartError> {
+        if let Some((field, problem)) = config.problem() {
+            return Err(StartError::Config { field, problem });
+        }
+        // Before the store, so that a wrong address touches nothing.
+        let listener = match config.listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| StartError::Listen { address, source })?,
+            ),
+            None => None,
+        };
+        let address = match &listener {
+            Some(listener) => listener.local_addr().ok(),
+            None => None,
+        };
+        let clock = Clock::start();
+        let store = open_store(config.storage.clone(), address).await?;
+        let definitions = Arc::new(Definitions::default());
+        let recover = Recover::new(config.clone(), definitions.clone());
+        let engine = recover.engine(&*store, clock).await?;
+
+        let (sender, inbox) = mpsc::channel(actor::INBOX);
+        let prepare = PreparePool::new(config.prepare_threads, sender.clone())
+            .map_err(StartError::Threads)?;
+        let actor = Actor::new(Parts {
+            engine,
+            clock,
+            store: store.clone(),
+            recover,
+            inbox,
+            prepare,
+            coordinator_id: Uuid::now_v7().to_string(),
+            heartbeat_interval: config.heartbeat_interval,
+            lease: config.lease,
+        });
+        levelflow_runtime::task::spawn("actor", actor.run());
+
+        let backend = Backend {
+            actor: sender.clone(),
+            store,
+            definitions,
+            clock,
+            dedup_window: config.dedup_window,
+            next_session: Arc::new(AtomicU64::new(1)),
+        };
+        let routes = server::routes(backend).await?;
+        let stop = CancellationToken::new();
+        let (channel, connections) = server::duplex_channel();
+        let inside = server::serve_duplex(connections, routes.clone(), stop.clone());
+        let mut servers = vec![spawn_server("server inside the process", inside)];
+        if let Some(listener) = listener {
+            let outside = server::serve_tcp(listener, routes, stop.clone());
+            servers.push(spawn_server("server", outside));
+        }
+        Ok(Self {
+            actor: sender,
+            channel,
+            address,
+            stop,
+            servers,
+        })
+    }
+
+    /// A client channel inside the process: the same API as over TCP.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Where it serves over TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Stops: refuses new runs, gives out no more attempts, lets those under way end within `grace`,
+    /// makes everything durable and closes. Runs that are open go on at the next start.
+    pub async fn shutdown(self, grace: Duration) {
+        let (done, stopped) = oneshot::channel();
+        if self.actor.send(Message::Stop { grace, done }).await.is_ok() {
+            // An actor that has gone has stopped.
+            let _ = stopped.await;
+        }
+        self.stop.cancel();
+        let servers = async {
+            for server in self.servers {
+                let _ = server.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_CONNECTIONS_WITHIN, servers)
+            .await
+            .is_err()
+        {
+            tracing::debug!("connections were cut");
+        }
+    }
+}
+
+fn spawn_server(
+    name: &'static str,
+    server: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+) -> JoinHandle<()> {
+    levelflow_runtime::task::spawn(name, async move {
+        if let Err(error) = server.await {
+            tracing::error!(server = name, error = %error, "server failed");
+        }
+    })
+}
+
+async fn open_store(
+    storage: Storage,
+    address: Option<SocketAddr>,
+) -> Result<Arc<dyn Store>, StoreError> {
+    match storage {
+        Storage::Memory => Ok(Arc::new(Memory::default())),
+        Storage::DataDir(path) => {
+            let open = move || {
+                let store = Sqlite::open(&path, &Options::default())?;
+                if let Some(address) = address {
+                    store.publish_address(&address.to_string())?;
+                }
+                Ok(store)
+            };
+            let store = tokio::task::spawn_blocking(open)
+                .await
+                .map_err(|_| StoreError::Closed)??;
+            Ok(Arc::new(store))
+        }
+    }
+}

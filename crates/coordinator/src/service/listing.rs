@@ -1,0 +1,93 @@
+//! Looking at runs.
+
+use std::collections::BTreeMap;
+
+use levelflow_common::view::{RunSummary, RunView};
+use levelflow_common::{Code, RunId, RunStatus, Timestamp};
+use levelflow_engine::RunNumber;
+use levelflow_proto::{ApiError, Enumeration as _, v1};
+use levelflow_store::RunFilter;
+
+use super::{Backend, store_error};
+use crate::actor::Message;
+
+const DEFAULT_PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
+
+impl Backend {
+    pub(crate) async fn view(&self, run_id: RunId) -> Result<RunView, ApiError> {
+        let open = self.ask(|reply| Message::View { run_id, reply }).await?;
+        match open {
+            Some(view) => Ok(*view),
+            None => Ok(self.stored_state(run_id).await?.view()),
+        }
+    }
+
+    pub(crate) async fn list(
+        &self,
+        request: v1::ListRunsRequest,
+    ) -> Result<v1::ListRunsResponse, ApiError> {
+        let limit = match request.page_size {
+            0 => DEFAULT_PAGE,
+            size => size.min(MAX_PAGE),
+        };
+        let cursor = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map(RunNumber).map_err(|_| {
+                ApiError::new(Code::RequestInvalid, "`page_token` is not from a listing")
+            })?),
+        };
+        let page = self
+            .store
+            .list(filter(request)?, cursor, limit as usize)
+            .await
+            .map_err(store_error)?;
+        let next = page.next.map(|next| next.0.to_string());
+        let runs = self.with_open(page.runs).await?;
+        Ok(v1::ListRunsResponse {
+            runs: runs.into_iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
+        })
+    }
+
+    /// The store counts the tasks of a run when its status changes; of open runs the engine knows more.
+    async fn with_open(&self, mut runs: Vec<RunSummary>) -> Result<Vec<RunSummary>, ApiError> {
+        let run_ids: Vec<RunId> = runs
+            .iter()
+            .filter(|run| !run.status.is_terminal())
+            .map(|run| run.run_id)
+            .collect();
+        if run_ids.is_empty() {
+            return Ok(runs);
+        }
+        let open = self
+            .ask(|reply| Message::Summaries { run_ids, reply })
+            .await?;
+        let open: BTreeMap<RunId, RunSummary> =
+            open.into_iter().map(|run| (run.run_id, run)).collect();
+        for run in &mut runs {
+            if let Some(open) = open.get(&run.run_id) {
+                run.clone_from(open);
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn filter(request: v1::ListRunsRequest) -> Result<RunFilter, ApiError> {
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    let time = |micros| (micros > 0).then(|| Timestamp::from_micros(micros));
+    let statuses = request
+        .statuses
+        .into_iter()
+        .map(|status| RunStatus::required("statuses", status))
+        .collect::<Result<_, _>>()?;
+    Ok(RunFilter {
+        statuses,
+        workflow: text(request.workflow),
+        tenant: text(request.tenant),
+        labels: request.labels,
+        submitted_after: time(request.submitted_after_us),
+        submitted_before: time(request.submitted_before_us),
+    })
+}

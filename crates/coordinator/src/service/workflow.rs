@@ -1,0 +1,120 @@
+//! `levelflow.v1.WorkflowService`.
+
+use levelflow_proto::v1;
+use levelflow_proto::v1::workflow_service_server::WorkflowService;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::plan::plan;
+use super::stream::SubmitStream;
+use super::{Backend, parse_run_id};
+use levelflow_proto::Enumeration as _;
+
+/// The service of clients.
+#[derive(Clone)]
+pub(crate) struct Workflows(pub(crate) Backend);
+
+type Stream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkflowService for Workflows {
+    async fn submit_workflow(
+        &self,
+        request: Request<v1::SubmitWorkflowRequest>,
+    ) -> Result<Response<v1::SubmitWorkflowResponse>, Status> {
+        Ok(Response::new(self.0.submit(request.into_inner()).await?))
+    }
+
+    type SubmitWorkflowsStream = ReceiverStream<Result<v1::SubmitWorkflowsResponse, Status>>;
+
+    async fn submit_workflows(
+        &self,
+        request: Request<Streaming<v1::SubmitWorkflowsRequest>>,
+    ) -> Result<Response<Self::SubmitWorkflowsStream>, Status> {
+        let responses = SubmitStream::serve(self.0.clone(), request.into_inner());
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    async fn get_run(
+        &self,
+        request: Request<v1::GetRunRequest>,
+    ) -> Result<Response<v1::GetRunResponse>, Status> {
+        let run_id = parse_run_id(&request.get_ref().run_id)?;
+        let view = self.0.view(run_id).await?;
+        Ok(Response::new(v1::GetRunResponse {
+            run: Some(view.into()),
+        }))
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        Ok(Response::new(self.0.list(request.into_inner()).await?))
+    }
+
+    type WatchRunStream = Stream<v1::WatchRunResponse>;
+
+    async fn watch_run(
+        &self,
+        request: Request<v1::WatchRunRequest>,
+    ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let run_id = parse_run_id(&request.get_ref().run_id)?;
+        let updates = self.0.follow(run_id, request.get_ref().after_sequence);
+        let messages =
+            ReceiverStream::new(updates).map(|update| update.map(Into::into).map_err(Status::from));
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let request = request.into_inner();
+        let run_id = parse_run_id(&request.run_id)?;
+        let status = self.0.cancel(run_id, request.reason).await?;
+        Ok(Response::new(v1::CancelRunResponse {
+            status: status.number(),
+        }))
+    }
+
+    async fn resume_run(
+        &self,
+        request: Request<v1::ResumeRunRequest>,
+    ) -> Result<Response<v1::ResumeRunResponse>, Status> {
+        let run_id = parse_run_id(&request.get_ref().run_id)?;
+        Ok(Response::new(self.0.resume(run_id).await?))
+    }
+
+    async fn plan_workflow(
+        &self,
+        request: Request<v1::PlanWorkflowRequest>,
+    ) -> Result<Response<v1::PlanWorkflowResponse>, Status> {
+        let definition = self.0.read_source(request.into_inner().workflow).await?;
+        Ok(Response::new(plan(&definition)))
+    }
+
+    async fn explain_task(
+        &self,
+        request: Request<v1::ExplainTaskRequest>,
+    ) -> Result<Response<v1::ExplainTaskResponse>, Status> {
+        let request = request.into_inner();
+        let run_id = parse_run_id(&request.run_id)?;
+        let explanation = self
+            .0
+            .explain(run_id, request.task_id, request.item)
+            .await?;
+        Ok(Response::new(v1::ExplainTaskResponse {
+            status: explanation.status.number(),
+            reasons: explanation
+                .reasons
+                .into_iter()
+                .map(|reason| v1::Reason {
+                    code: reason.code.to_owned(),
+                    text: reason.text,
+                })
+                .collect(),
+        }))
+    }
+}
