@@ -57,6 +57,10 @@ impl Engine {
         let run = &mut self.runs[key.0 as usize];
         match live {
             LiveTask::Idle | LiveTask::Gated => return,
+            // A list that is read again after a restart did not pass the gate again.
+            LiveTask::Preparing(_) if matches!(run.state.task(task).place, Place::List { .. }) => {
+                return;
+            }
             LiveTask::Preparing(_) => {}
             LiveTask::Queued { .. } => {
                 let lane = run.profile.lanes[run.state.defined(task).0 as usize];
@@ -151,14 +155,21 @@ impl Engine {
     fn open_list(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, list: Vec<Bytes>) {
         let items = list.len() as u32;
         let run = self.run_mut(key);
-        run.lists.insert(task, list);
         if let Place::List { first, count, .. } = run.state.task(task).place {
             // It was opened before a restart, and its items waited for their values.
+            if items != count {
+                let message = format!("the list has {items} items now, and had {count} before");
+                let failure = Failure::permanent(Code::Internal, message);
+                self.fail_unstarted(now, key, task, failure);
+                return;
+            }
+            run.lists.insert(task, list);
             *self.live_task(key, task) = LiveTask::Idle;
             for item in (first..first + count).map(TaskIndex) {
                 self.resume_item(now, key, item);
             }
         } else {
+            run.lists.insert(task, list);
             self.release(key, task);
             self.record(now, key, Fact::Expanded { task, items });
             self.admit_gated(now, key);
@@ -169,7 +180,7 @@ impl Engine {
         let state = self.run(key).state.task(item);
         match (state.status, state.wakes_at) {
             (TaskStatus::Ready, _) => self.admit(now, key, item),
-            (TaskStatus::Backoff, Some(at)) => {
+            (TaskStatus::Backoff | TaskStatus::Sleeping, Some(at)) => {
                 self.arm_task_timeout(key, item);
                 self.arm(key, at, Timer::Wake(key, item));
             }
@@ -288,6 +299,9 @@ pub(crate) fn context(state: &RunState, tasks: impl Iterator<Item = TaskIndex>) 
 pub(crate) fn served_status(state: &RunState, task: TaskIndex, live: &LiveTask) -> TaskStatus {
     match live {
         LiveTask::Leased(_) => TaskStatus::Running,
+        LiveTask::Preparing(_) if matches!(state.task(task).place, Place::List { .. }) => {
+            TaskStatus::Running
+        }
         LiveTask::Gated | LiveTask::Preparing(_) | LiveTask::Queued { .. } => TaskStatus::Ready,
         LiveTask::Idle => state.task(task).status,
     }

@@ -81,25 +81,24 @@ impl Engine {
         let limit = state.definition.tasks[state.defined(task).0 as usize]
             .total_timeout
             .unwrap_or_default();
-        let attempt = match self.live_task(key, task) {
-            LiveTask::Leased(token) => {
-                let token = *token;
-                self.leases
-                    .get(token)
-                    .map(|lease| (lease.attempt, lease.started_at))
-            }
+        let failure = Failure::permanent(
+            Code::TotalTimeout,
+            format!("the task took longer than its total timeout of {limit:?}"),
+        );
+        let lease = match *self.live_task(key, task) {
+            LiveTask::Leased(token) => self.leases.get(token).filter(|lease| lease.sent),
             _ => None,
         };
-        let state = self.run(key).state.task(task);
+        let Some(lease) = lease else {
+            self.fail_unstarted(now, key, task, failure);
+            return;
+        };
         let fact = Fact::Failed {
             task,
-            attempt: attempt.map_or(state.attempts, |(attempt, _)| attempt),
-            started_at: attempt.map_or(state.started_at, |(_, started_at)| Some(started_at)),
-            worker: state.worker.clone(),
-            failure: Failure::permanent(
-                Code::TotalTimeout,
-                format!("the task took longer than its total timeout of {limit:?}"),
-            ),
+            attempt: lease.attempt,
+            started_at: Some(lease.started_at),
+            worker: Some(self.workers.get(lease.worker).hello.worker.clone()),
+            failure,
             retry_at: None,
         };
         self.record(now, key, fact);

@@ -140,15 +140,19 @@ impl Engine {
     /// Takes a lease back; a worker that has the attempt is told to stop.
     pub(crate) fn revoke(&mut self, token: FencingToken) {
         if let Some(lease) = self.end_lease(token) {
-            let worker = self.workers.get_mut(lease.worker);
             if lease.sent {
-                if let Some(session) = worker.session {
-                    let after = self.gathering();
-                    self.command(after, Command::Stop { session, token });
-                }
+                self.send_stop(&lease, token);
             } else {
-                worker.credits += 1;
+                self.workers.get_mut(lease.worker).credits += 1;
             }
+        }
+    }
+
+    /// Tells the worker of a lease to stop, once what was decided about the run is durable.
+    pub(crate) fn send_stop(&mut self, lease: &Lease, token: FencingToken) {
+        if let Some(session) = self.workers.get(lease.worker).session {
+            let after = self.run(lease.run).recorded_in.0;
+            self.command(after, Command::Stop { session, token });
         }
     }
 

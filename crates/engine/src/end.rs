@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::{Failure, FencingToken, RunId, RunStatus, Timestamp};
+use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
 
 use crate::advance::context;
 use crate::command::{Answer, BatchNumber, Command, Ended, RenderOutputs};
@@ -46,28 +46,19 @@ impl Engine {
         let tasks = run.tasks.len() as u32;
         let mut stops = Vec::new();
         for task in (0..tasks).map(TaskIndex) {
-            let live = &self.run(key).tasks[task.0 as usize];
-            if let &LiveTask::Leased(token) = live
-                && self.leases.get(token).is_some_and(|lease| lease.sent)
+            if let &LiveTask::Leased(token) = &self.run(key).tasks[task.0 as usize]
+                && let Some(lease) = self.leases.get(token)
+                && lease.sent
             {
-                stops.push(token);
+                let session = self.workers.get(lease.worker).session;
+                stops.extend(session.map(|session| (session, token)));
             } else {
                 self.release(key, task);
             }
         }
         self.record(now, key, fact);
-        for token in stops {
-            self.send_stop(token);
-        }
-    }
-
-    fn send_stop(&mut self, token: FencingToken) {
-        let session = self
-            .leases
-            .get(token)
-            .and_then(|lease| self.workers.get(lease.worker).session);
-        if let Some(session) = session {
-            let after = self.gathering();
+        let after = self.run(key).recorded_in.0;
+        for (session, token) in stops {
             self.command(after, Command::Stop { session, token });
         }
     }

@@ -109,16 +109,17 @@ impl Engine {
                     "it is in level {level}, and `dispatch: level` holds it until level {barrier} has ended"
                 ),
             ),
-            _ => match run.gate.limit() {
-                Some(limit) => reason(
-                    "max_parallel",
-                    format!("`max_parallel: {limit}` tasks of the run are under way"),
+            _ if run.gate.holds_in_list(&run.state, task) => reason(
+                "max_parallel",
+                "as many items of its list are under way as `for_each.max_parallel` allows",
+            ),
+            _ => reason(
+                "max_parallel",
+                format!(
+                    "`max_parallel: {}` tasks of the run are under way",
+                    run.gate.limit().unwrap_or_default()
                 ),
-                None => reason(
-                    "max_parallel",
-                    "as many items of its list are under way as `for_each.max_parallel` allows",
-                ),
-            },
+            ),
         }
     }
 

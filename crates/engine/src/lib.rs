@@ -16,6 +16,7 @@ mod end;
 mod engine;
 pub mod event;
 mod explain;
+mod invariants;
 mod lane;
 mod lease;
 mod live;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use levelflow_common::workflow::Dispatch;
-use levelflow_common::{FencingToken, Timestamp};
+use levelflow_common::{FencingToken, RunStatus, Timestamp};
 
 use crate::command::BatchNumber;
 use crate::event::Ticket;
 use crate::lane::LaneId;
 use crate::record::TaskIndex;
 use crate::run::RunState;
+use crate::task::Place;
 use crate::timer::Timer;
 
 /// A run in memory.
@@ -203,6 +204,66 @@ impl Gate {
         self.outside.clear();
         self.lists.clear();
         self.limit = Some(0);
+    }
+
+    /// Checks the gate against the tasks that passed it or wait at it.
+    ///
+    /// # Panics
+    /// When they do not agree.
+    pub(crate) fn check_invariants(&self, state: &RunState, tasks: &[LiveTask]) {
+        let inside = |task: TaskIndex| match &tasks[task.0 as usize] {
+            LiveTask::Idle | LiveTask::Gated => false,
+            LiveTask::Preparing(_) => !matches!(state.task(task).place, Place::List { .. }),
+            LiveTask::Queued { .. } | LiveTask::Leased(_) => true,
+        };
+        let all = || (0..tasks.len() as u32).map(TaskIndex);
+        let count = all().filter(|&task| inside(task)).count();
+        assert_eq!(self.inside as usize, count, "the gate is miscounted");
+        if state.status != RunStatus::Running {
+            return;
+        }
+        assert!(
+            self.limit.is_none_or(|limit| self.inside <= limit),
+            "the gate let more pass than `max_parallel`"
+        );
+        for task in all().filter(|&task| inside(task)) {
+            let level = state.definition.plan.level_of(state.defined(task));
+            assert!(
+                self.barrier.is_none_or(|barrier| level <= barrier),
+                "the gate let a task pass before its level"
+            );
+        }
+        if let Some(&(level, _, task)) = self.outside.first() {
+            assert!(!self.is_open(level), "{task:?} waits at an open gate");
+        }
+        for (&of, list) in &self.lists {
+            let waits = |task| self.outside.iter().any(|&(_, _, other)| other == task);
+            let items = all().filter(|&task| task != of && state.defined(task) == of);
+            let count = items.filter(|&task| inside(task) || waits(task)).count();
+            assert_eq!(list.inside as usize, count, "the list gate is miscounted");
+            assert!(
+                list.inside <= list.limit,
+                "more items pass than `for_each.max_parallel`"
+            );
+            assert!(
+                list.outside.is_empty() || list.inside == list.limit,
+                "items wait at an open list gate"
+            );
+        }
+        for task in all().filter(|task| matches!(tasks[task.0 as usize], LiveTask::Gated)) {
+            assert!(
+                self.outside.iter().any(|&(_, _, other)| other == task)
+                    || self.holds_in_list(state, task),
+                "{task:?} is held back and the gate does not know it"
+            );
+        }
+    }
+
+    /// Whether a task waits for another item of its list, rather than for another task of the run.
+    pub(crate) fn holds_in_list(&self, state: &RunState, task: TaskIndex) -> bool {
+        self.lists
+            .get(&state.defined(task))
+            .is_some_and(|list| list.outside.contains(&task))
     }
 
     pub(crate) fn limit(&self) -> Option<u32> {

@@ -57,7 +57,7 @@ impl Engine {
             }
             Err(failure) => self.attempt_failed(now, &lease, started_at, failure),
         }
-        let after = self.gathering();
+        let after = self.run(key).recorded_in.0;
         self.command(after, Command::Acknowledge { session, token });
     }
 
@@ -79,6 +79,7 @@ impl Engine {
         if failure.code == Code::Cancelled {
             // The worker stopped it for its own reasons, such as a drain.
             self.readmit(now, key, task);
+            self.admit_gated(now, key);
             return;
         }
         let retry = &state.definition.tasks[state.defined(task).0 as usize].retry;

@@ -96,6 +96,15 @@ impl ReadyQueue {
         best
     }
 
+    /// Whether an entry is there under which the task will be found, both by score and by age.
+    pub(crate) fn contains(&self, run: RunKey, task: TaskIndex, ticket: Ticket) -> bool {
+        self.classes.iter().any(|class| {
+            let scored = |it: &Ready| (it.run, it.task, it.order.0) == (run, task, ticket);
+            let aged = |it: &Aged| (it.run, it.task, it.ticket) == (run, task, ticket);
+            class.by_age.iter().any(aged) && class.tenants.values().flatten().any(scored)
+        })
+    }
+
     /// Takes what [`ReadyQueue::peek`] gave, with nothing in between.
     pub(crate) fn take(&mut self, head: Head) -> (RunKey, TaskIndex) {
         match head {

@@ -45,7 +45,10 @@ impl Engine {
             let state = self.run(key).state.task(task);
             match (state.status, state.wakes_at) {
                 // Items go on when the values of their list are known again.
-                (TaskStatus::Running, _) => self.prepare(key, task),
+                (TaskStatus::Running, _) => {
+                    self.arm_task_timeout(key, task);
+                    self.prepare(key, task);
+                }
                 _ if self.run(key).state.item(task).is_some() => {}
                 (TaskStatus::Ready, _) => self.admit(now, key, task),
                 (TaskStatus::Backoff | TaskStatus::Sleeping, Some(at)) => {

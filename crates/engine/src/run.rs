@@ -3,6 +3,7 @@
 //! [`RunState::apply`] is the only way in which a run changes, live as in recovery, so what is served
 //! cannot differ from what the journal says.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -154,8 +155,20 @@ impl RunState {
             | Fact::Skipped { task } => match self.tasks.get(task.0 as usize) {
                 None => Some("the task is not in the run"),
                 Some(state) if state.status.is_terminal() => Some("the task has ended before"),
+                Some(state) if state.status == TaskStatus::Pending => {
+                    Some("the task was not ready")
+                }
+                Some(state)
+                    if matches!(record.fact, Fact::Expanded { .. })
+                        && state.place != Place::Whole =>
+                {
+                    Some("the list was opened before")
+                }
                 Some(_) => None,
             },
+            Fact::Finished { status, .. } if !status.is_terminal() => {
+                Some("the run ends without an end")
+            }
             Fact::CancelRequested { .. } | Fact::TimedOut | Fact::Finished { .. } => None,
         };
         match problem {
@@ -235,15 +248,7 @@ impl RunState {
                 outputs,
                 failure,
             } => {
-                for task in 0..self.tasks.len() as u32 {
-                    let state = &mut self.tasks[task as usize];
-                    if !state.status.is_terminal() {
-                        state.status = TaskStatus::Cancelled;
-                        state.finished_at = Some(at);
-                        self.counts.cancelled += 1;
-                        changes.push(Change::Ended(TaskIndex(task)));
-                    }
-                }
+                self.cancel_open(0..self.tasks.len() as u32, at, changes);
                 self.open = 0;
                 self.status = *status;
                 self.finished_at = Some(at);
@@ -408,6 +413,10 @@ impl RunState {
                 }
                 continue;
             }
+            if let Place::List { first, count, .. } = state.place {
+                // A list may end before its items: it has a total timeout of its own.
+                self.cancel_open(first..first + count, at, changes);
+            }
             if status == TaskStatus::Failed
                 && self.failure.is_none()
                 && !self.tolerates_failure_of(task)
@@ -441,6 +450,20 @@ impl RunState {
                     state.skipped_by = Some(task);
                     ends.push((TaskIndex(dependent), TaskStatus::Skipped));
                 }
+            }
+        }
+    }
+
+    /// Cancels those of the tasks that have not ended.
+    fn cancel_open(&mut self, tasks: Range<u32>, at: Timestamp, changes: &mut Vec<Change>) {
+        for task in tasks {
+            let state = &mut self.tasks[task as usize];
+            if !state.status.is_terminal() {
+                state.status = TaskStatus::Cancelled;
+                state.finished_at = Some(at);
+                state.wakes_at = None;
+                self.counts.cancelled += 1;
+                changes.push(Change::Ended(TaskIndex(task)));
             }
         }
     }

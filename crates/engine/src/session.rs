@@ -196,13 +196,9 @@ impl Engine {
             self.finish_if_done(now, key);
             return;
         }
-        if let Some(session) = self.workers.get(lease.worker).session {
-            let after = self.gathering();
-            self.command(after, Command::Stop { session, token });
-        }
         let run = self.run_mut(key);
         run.gate.leave(&run.state, task);
-        let started_at = lease.started_at;
-        self.attempt_failed(now, &lease, started_at, failure);
+        self.attempt_failed(now, &lease, lease.started_at, failure);
+        self.send_stop(&lease, token);
     }
 }

@@ -46,8 +46,11 @@ impl Timers {
         self.0.pop_first()
     }
 
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    pub(crate) fn contains(&self, at: Timestamp, timer: Timer) -> bool {
+        self.0.contains(&(at, timer))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Timestamp, Timer)> {
+        self.0.iter().copied()
     }
 }

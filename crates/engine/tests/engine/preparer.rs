@@ -1,0 +1,64 @@
+//! Evaluates what the engine asks for, as the coordinator does.
+
+use bytes::Bytes;
+use levelflow_common::expression::{ExpressionError, Scope};
+use levelflow_common::{Code, Failure, HumanDuration, TaskKind};
+use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
+use levelflow_engine::event::Preparation;
+use serde_json::{Map, Value};
+
+pub(crate) fn prepare(prepare: &Prepare) -> Result<Preparation, Failure> {
+    evaluate(prepare).map_err(failed)
+}
+
+fn evaluate(prepare: &Prepare) -> Result<Preparation, ExpressionError> {
+    let mut scope = scope(&prepare.context)?;
+    let spec = &prepare.context.definition.tasks[prepare.defined.0 as usize];
+    if let Some(condition) = &spec.when
+        && prepare.item.is_none()
+        && !condition.evaluate(&scope)?
+    {
+        return Ok(Preparation::Skip);
+    }
+    if let Some(list) = &spec.for_each {
+        let Some((position, item)) = &prepare.item else {
+            let items = list.items.render(&scope)?;
+            let items = items.as_array().expect("the tests list arrays");
+            let bytes = |item: &Value| Bytes::from(item.to_string());
+            return Ok(Preparation::Items(items.iter().map(bytes).collect()));
+        };
+        let item = serde_json::from_slice(item).unwrap();
+        scope.set_item(&list.name, &item, *position);
+    }
+    let input = spec.input.render(&scope)?;
+    if spec.kind == TaskKind::Sleep {
+        let duration = serde_json::from_value::<HumanDuration>(input["duration"].clone());
+        return Ok(Preparation::Sleep(duration.unwrap().0));
+    }
+    Ok(Preparation::Input(input.to_string().into()))
+}
+
+pub(crate) fn render(render: &RenderOutputs) -> Result<Bytes, Failure> {
+    let outputs = || {
+        let scope = scope(&render.context)?;
+        let mut outputs = Map::new();
+        for (name, template) in &render.context.definition.outputs {
+            outputs.insert(name.clone(), template.render(&scope)?);
+        }
+        Ok(Bytes::from(Value::Object(outputs).to_string()))
+    };
+    outputs().map_err(failed)
+}
+
+fn scope(context: &RunContext) -> Result<Scope, ExpressionError> {
+    let run_id = context.run_id.to_string();
+    let mut scope = Scope::new(&run_id, &context.definition.name, &context.inputs)?;
+    for task in &context.tasks {
+        scope.add_task(&task.id, task.status, task.output.as_deref())?;
+    }
+    Ok(scope)
+}
+
+fn failed(error: ExpressionError) -> Failure {
+    Failure::permanent(Code::ExpressionFailed, error.to_string())
+}

@@ -1,0 +1,65 @@
+//! A worker of the simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use levelflow_common::{AttemptResult, FencingToken, TaskKind, WorkerId};
+use levelflow_engine::command::Attempt;
+use levelflow_engine::event::{Hello, SessionId};
+
+pub(crate) struct FakeWorker {
+    pub(crate) name: Arc<str>,
+    pub(crate) instance: u64,
+    pub(crate) slots: u32,
+    pub(crate) queues: BTreeSet<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) session: Option<SessionId>,
+    /// Credits granted in this session and not used.
+    pub(crate) credits: u32,
+    pub(crate) held: BTreeMap<FencingToken, Held>,
+}
+
+/// An attempt that a worker runs, or whose outcome it keeps until it is acknowledged.
+pub(crate) struct Held {
+    pub(crate) attempt: Attempt,
+    pub(crate) stopped: bool,
+    pub(crate) outcome: Option<AttemptResult>,
+}
+
+impl FakeWorker {
+    pub(crate) fn new(name: &str, slots: u32) -> Self {
+        Self {
+            name: name.into(),
+            instance: 1,
+            slots,
+            queues: BTreeSet::from(["default".to_owned()]),
+            labels: BTreeMap::new(),
+            session: None,
+            credits: 0,
+            held: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            worker: WorkerId(self.name.clone()),
+            instance: self.instance,
+            slots: self.slots,
+            queues: self.queues.clone(),
+            labels: self.labels.clone(),
+            kinds: TaskKind::ALL.into_iter().collect(),
+            handlers: BTreeSet::new(),
+            held: self.held.keys().copied().collect(),
+        }
+    }
+
+    pub(crate) fn running(&self) -> Vec<FencingToken> {
+        let runs = |held: &&Held| held.outcome.is_none();
+        let running = self.held.iter().filter(|(_, held)| runs(held));
+        running.map(|(&token, _)| token).collect()
+    }
+
+    pub(crate) fn free_slots(&self) -> u32 {
+        self.slots.saturating_sub(self.running().len() as u32)
+    }
+}
