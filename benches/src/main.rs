@@ -1,2 +1,46 @@
-//! .
-fn main() {}
+//! The benchmark harness: measures Levelflow as its users run it, a coordinator and a worker in
+//! processes of their own.
+
+mod client;
+mod figure;
+mod process;
+mod role;
+mod shape;
+mod suite;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Levelflow on this machine.
+#[derive(Parser)]
+#[command(name = "levelflow-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Throughput of no-op tasks, closed loop.
+    Engine(suite::engine::Arguments),
+    /// Time of one run after the other.
+    Latency(suite::latency::Arguments),
+    /// Serves a coordinator for a suite.
+    #[command(hide = true)]
+    Coordinator(role::CoordinatorArguments),
+    /// Runs a worker for a suite.
+    #[command(hide = true)]
+    Worker(role::WorkerArguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Engine(arguments) => suite::engine::run(&arguments),
+        Command::Latency(arguments) => suite::latency::run(&arguments),
+        Command::Coordinator(arguments) => role::coordinator(&arguments),
+        Command::Worker(arguments) => role::worker(&arguments),
+    }
+}

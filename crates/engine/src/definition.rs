@@ -181,7 +181,7 @@ impl TaskSpec {
             handler = task.with["name"].as_str().unwrap_or_default();
             input = &task.with["input"];
         }
-        let template = Template::compile(input)?;
+        let template = Template::compile_input(task.kind, input)?;
         let when = task.when.as_deref().map(Condition::compile).transpose()?;
         let for_each = match &task.for_each {
             Some(list) => Some(ListSpec {

@@ -1,0 +1,152 @@
+//! Child processes, and what the kernel says of them.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use crate::role::READY;
+
+/// A child of this program. Killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    /// What it said when it was ready.
+    pub(crate) ready: String,
+}
+
+impl Process {
+    fn start(role: &str, arguments: &[String]) -> Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut child = Command::new(program)
+            .arg(role)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start a {role}"))?;
+        let stdout = child.stdout.take().context("its output is a pipe")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let Some(ready) = line.strip_prefix(READY) else {
+            bail!("the {role} ended before it was ready");
+        };
+        Ok(Self {
+            ready: ready.trim().to_owned(),
+            child,
+        })
+    }
+
+    /// User and system time so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(self.child.id())
+    }
+
+    /// The most memory that was resident so far, in bytes.
+    pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let kib: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .context("the kernel reports VmHWM")?
+            .trim()
+            .parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// User and system time of a process, in seconds.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    // proc_pid_stat(5): utime and stime are fields 14 and 15, in ticks; Linux reports 100 a second to
+    // user space on every architecture.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').context("stat has a name")?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(ticks as f64 / 100.0)
+}
+
+/// A coordinator with its store, and workers.
+pub(crate) struct Cluster {
+    pub(crate) coordinator: Process,
+    pub(crate) workers: Vec<Process>,
+    _data_dir: TempDir,
+}
+
+/// How a cluster is laid out.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) workers: usize,
+    pub(crate) slots: usize,
+    pub(crate) coordinator_threads: usize,
+    pub(crate) worker_threads: usize,
+}
+
+impl Cluster {
+    pub(crate) fn start(layout: &Layout) -> Result<Self> {
+        let data_dir = tempfile::Builder::new()
+            .prefix("levelflow-bench-")
+            .tempdir()?;
+        let coordinator = start_coordinator(data_dir.path(), layout.coordinator_threads)?;
+        let address = format!("http://{}", coordinator.ready);
+        let worker = || {
+            let arguments = [
+                "--address".to_owned(),
+                address.clone(),
+                "--slots".to_owned(),
+                layout.slots.to_string(),
+                "--threads".to_owned(),
+                layout.worker_threads.to_string(),
+            ];
+            Process::start("worker", &arguments)
+        };
+        let workers = (0..layout.workers)
+            .map(|_| worker())
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            coordinator,
+            workers,
+            _data_dir: data_dir,
+        })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("http://{}", self.coordinator.ready)
+    }
+
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let mut total = self.coordinator.cpu_seconds()?;
+        for worker in &self.workers {
+            total += worker.cpu_seconds()?;
+        }
+        Ok(total)
+    }
+
+    pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
+        let mut total = self.coordinator.peak_resident_bytes()?;
+        for worker in &self.workers {
+            total += worker.peak_resident_bytes()?;
+        }
+        Ok(total)
+    }
+}
+
+fn start_coordinator(data_dir: &Path, threads: usize) -> Result<Process> {
+    let arguments = [
+        "--data-dir".to_owned(),
+        data_dir.display().to_string(),
+        "--threads".to_owned(),
+        threads.to_string(),
+    ];
+    Process::start("coordinator", &arguments)
+}

@@ -1,0 +1,81 @@
+//! The processes that a suite measures: this program again, in another role.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use levelflow_coordinator::{Coordinator, CoordinatorConfig, Storage};
+use levelflow_worker::{Context, HandlerError, Worker};
+use tokio::runtime::{Builder, Runtime};
+
+/// What a child prints before its address, when it can be used.
+pub(crate) const READY: &str = "ready ";
+
+const DRAIN: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub(crate) struct CoordinatorArguments {
+    #[arg(long)]
+    data_dir: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct WorkerArguments {
+    #[arg(long)]
+    address: String,
+    #[arg(long)]
+    slots: usize,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
+    runtime(arguments.threads)?.block_on(async {
+        let stop = levelflow_runtime::shutdown::on_signal()?;
+        let config = CoordinatorConfig {
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            storage: Storage::DataDir(arguments.data_dir.clone()),
+            ..CoordinatorConfig::default()
+        };
+        let coordinator = Coordinator::start(config).await?;
+        let address = coordinator.address().context("it listens")?;
+        println!("{READY}{address}");
+        std::io::stdout().flush()?;
+        stop.cancelled().await;
+        coordinator.shutdown(DRAIN).await;
+        Ok(())
+    })
+}
+
+pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
+    runtime(arguments.threads)?.block_on(async {
+        let stop = levelflow_runtime::shutdown::on_signal()?;
+        let worker = Worker::builder()
+            .address(&arguments.address)
+            .slots(arguments.slots)
+            .handler("noop", async |_: Context, (): ()| Ok::<_, HandlerError>(()))
+            .build()?;
+        println!("{READY}");
+        std::io::stdout().flush()?;
+        worker.run(stop).await?;
+        Ok(())
+    })
+}
+
+pub(crate) fn runtime(threads: usize) -> Result<Runtime> {
+    let mut builder = match threads {
+        0 | 1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}

@@ -1,0 +1,57 @@
+//! The suites.
+
+pub(crate) mod engine;
+pub(crate) mod latency;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::process::Layout;
+
+/// What all suites take.
+#[derive(clap::Args)]
+pub(crate) struct Common {
+    /// Print the result as JSON; to FILE if one is given.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) json: Option<PathBuf>,
+    /// Rounds that are measured, after one that is not.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Worker processes.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) workers: usize,
+    /// Slots of each worker.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) slots: usize,
+    /// Threads of the coordinator that serve; 1 for all work on one.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) coordinator_threads: usize,
+    /// Threads of each worker that serve; 1 for all work on one.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) worker_threads: usize,
+}
+
+impl Common {
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            workers: self.workers,
+            slots: self.slots,
+            coordinator_threads: self.coordinator_threads,
+            worker_threads: self.worker_threads,
+        }
+    }
+
+    /// Writes the result where it was asked for, and otherwise as lines for people.
+    pub(crate) fn print(&self, result: &impl Serialize, lines: &[String]) -> Result<()> {
+        match &self.json {
+            None => lines.iter().for_each(|line| println!("{line}")),
+            Some(file) if file.as_os_str() == "-" => {
+                println!("{}", serde_json::to_string_pretty(result)?);
+            }
+            Some(file) => std::fs::write(file, serde_json::to_vec_pretty(result)?)?,
+        }
+        Ok(())
+    }
+}
