@@ -16,7 +16,7 @@ pub(crate) struct Audit {
     /// Runs whose submit was acknowledged.
     pub(crate) submitted: BTreeSet<RunId>,
     /// Runs for idempotency keys whose submit was acknowledged.
-    pub(crate) keys: BTreeMap<(Arc<str>, Arc<str>), (RunId, [u8; 32])>,
+    pub(crate) keys: BTreeMap<KeyName, (RunId, [u8; 32])>,
     /// Runs whose cancel was acknowledged.
     pub(crate) cancelled: BTreeSet<RunId>,
     /// How runs ended of which that was told.
@@ -28,6 +28,9 @@ pub(crate) struct Audit {
     /// Tokens whose result was accepted.
     pub(crate) accepted: BTreeSet<FencingToken>,
 }
+
+/// Tenant and idempotency key.
+type KeyName = (Arc<str>, Arc<str>);
 
 impl Audit {
     /// A worker is given an attempt, with the run as its store and as its engine know it.
@@ -99,8 +102,8 @@ impl Audit {
             state
                 .check(record)
                 .expect("the engine writes what it can read");
-            match &record.fact {
-                &Fact::Succeeded { task, attempt, .. } => {
+            match record.fact {
+                Fact::Succeeded { task, attempt, .. } => {
                     let was = state.task(task);
                     if was.status == TaskStatus::Sleeping {
                         assert!(was.wakes_at <= Some(record.at), "it woke too early");
@@ -110,7 +113,7 @@ impl Audit {
                         self.check_attempt(&state, task, attempt);
                     }
                 }
-                &Fact::Failed {
+                Fact::Failed {
                     task,
                     attempt,
                     retry_at,

@@ -23,8 +23,8 @@ pub(crate) fn define(workflow: Value) -> Arc<Definition> {
 }
 
 /// A workflow of these tasks.
-pub(crate) fn flow(tasks: Value) -> Arc<Definition> {
-    define(json!({ "name": "flow", "tasks": tasks }))
+pub(crate) fn flow<const N: usize>(tasks: [Value; N]) -> Arc<Definition> {
+    define(json!({ "name": "flow", "tasks": Vec::from(tasks) }))
 }
 
 /// A task with constant input, and what else is given.
@@ -32,8 +32,9 @@ pub(crate) fn task(id: &str, needs: &[&str], more: Value) -> Value {
     let mut task = json!({
         "id": id, "type": "transform", "needs": needs, "with": { "value": 1 },
     });
-    for (key, value) in more.as_object().unwrap() {
-        task[key] = value.clone();
-    }
+    let Value::Object(more) = more else {
+        panic!("{more} is not a map");
+    };
+    task.as_object_mut().unwrap().extend(more);
     task
 }

@@ -1,7 +1,7 @@
 //! The engine under a small simulated shell: a store that commits late, workers that fail, clients,
 //! crashes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod audit;
 mod definitions;

@@ -8,7 +8,7 @@ use levelflow_engine::event::Preparation;
 use serde_json::{Map, Value};
 
 pub(crate) fn prepare(prepare: &Prepare) -> Result<Preparation, Failure> {
-    evaluate(prepare).map_err(failed)
+    evaluate(prepare).map_err(|error| failed(&error))
 }
 
 fn evaluate(prepare: &Prepare) -> Result<Preparation, ExpressionError> {
@@ -47,7 +47,7 @@ pub(crate) fn render(render: &RenderOutputs) -> Result<Bytes, Failure> {
         }
         Ok(Bytes::from(Value::Object(outputs).to_string()))
     };
-    outputs().map_err(failed)
+    outputs().map_err(|error| failed(&error))
 }
 
 fn scope(context: &RunContext) -> Result<Scope, ExpressionError> {
@@ -59,6 +59,6 @@ fn scope(context: &RunContext) -> Result<Scope, ExpressionError> {
     Ok(scope)
 }
 
-fn failed(error: ExpressionError) -> Failure {
+fn failed(error: &ExpressionError) -> Failure {
     Failure::permanent(Code::ExpressionFailed, error.to_string())
 }

@@ -14,12 +14,12 @@ fn a_diamond_runs_from_top_to_bottom() {
     let mut shell = Shell::new(Config::default());
     shell.workers.push(FakeWorker::new("w", 4));
     shell.join(0).unwrap();
-    let run = shell.run(&flow(json!([
+    let run = shell.run(&flow([
         task("a", &[], json!({})),
         task("b", &["a"], json!({})),
         task("c", &["a"], json!({})),
         task("d", &["b", "c"], json!({})),
-    ])));
+    ]));
     for tasks in [&["a"][..], &["b", "c"], &["d"]] {
         let running = shell.attempts();
         let names: Vec<_> = running
@@ -41,7 +41,7 @@ fn a_diamond_runs_from_top_to_bottom() {
 fn the_more_urgent_run_goes_first() {
     let mut shell = Shell::new(Config::default());
     shell.workers.push(FakeWorker::new("w", 1));
-    let one = flow(json!([task("a", &[], json!({}))]));
+    let one = flow([task("a", &[], json!({}))]);
     let low = shell.enqueue(&one, Priority::Low, "t");
     let high = shell.enqueue(&one, Priority::High, "t");
     shell.join(0).unwrap();
