@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, poll};
+use levelflow_common::duration::LONGEST;
 use levelflow_common::limits::{DEFAULT_RUN_TIMEOUT, MAX_OUTPUT_BYTES};
 use levelflow_common::{AttemptResult, Code, Failure, HumanDuration};
 use levelflow_proto::v1;
@@ -51,11 +52,9 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn of(attempt: &v1::Attempt, grace: Duration) -> Self {
-        let given = |micros| (micros > 0).then(|| Duration::from_micros(micros));
+        let given = |micros| (micros > 0).then(|| Duration::from_micros(micros).min(LONGEST));
         Self {
-            run: given(attempt.timeout_us)
-                .unwrap_or(DEFAULT_RUN_TIMEOUT)
-                .min(levelflow_common::duration::LONGEST),
+            run: given(attempt.timeout_us).unwrap_or(DEFAULT_RUN_TIMEOUT),
             silence: given(attempt.heartbeat_timeout_us),
             grace,
         }

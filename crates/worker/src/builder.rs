@@ -119,9 +119,22 @@ impl WorkerBuilder {
     }
 
     /// Registers an async handler: an async function, an async closure that captures nothing, or a
-    /// closure that clones what it captured and returns a future.
+    /// closure that clones what it captured and returns a future:
     ///
-    /// It must not hold up its thread: compute in a [`WorkerBuilder::cpu_handler`], wait without
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use levelflow_worker::{HandlerError, Worker};
+    /// # struct Database;
+    /// # impl Database { async fn name(&self, _: u64) -> Result<String, HandlerError> { Ok("".into()) } }
+    /// let database = Arc::new(Database);
+    /// let builder = Worker::builder().handler("name_of", move |_ctx, id: u64| {
+    ///     let database = Arc::clone(&database);
+    ///     async move { Ok(database.name(id).await?) }
+    /// });
+    /// ```
+    ///
+    /// When the attempt is to stop, [`Context::cancelled`] ends; a future that still goes on after
+    /// [`WorkerBuilder::cancel_grace`] is dropped. It must not hold up its thread: compute in a [`WorkerBuilder::cpu_handler`], wait without
     /// `await` in a [`WorkerBuilder::blocking_handler`].
     #[must_use]
     pub fn handler<F, I, O, Fut>(mut self, name: impl Into<String>, function: F) -> Self

@@ -71,3 +71,43 @@ impl Shutdown {
         Some(self.begun_at? + self.drain + self.grace + ACKNOWLEDGE_WITHIN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRAIN: Duration = Duration::from_secs(30);
+    const GRACE: Duration = Duration::from_secs(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_stopped_before_the_worker_ends() {
+        let mut shutdown = Shutdown::new(CancellationToken::new(), DRAIN, GRACE);
+        assert_eq!(shutdown.next_step(), None);
+        let begun_at = Instant::now();
+        shutdown.begin();
+        assert_eq!(shutdown.next_step(), Some(begun_at + DRAIN));
+        tokio::time::advance(DRAIN).await;
+        assert!(!shutdown.is_out_of_time());
+        shutdown.abandon();
+        let end = begun_at + DRAIN + GRACE + ACKNOWLEDGE_WITHIN;
+        assert_eq!(shutdown.next_step(), Some(end));
+        assert!(!shutdown.is_out_of_time());
+        sleep_until(end).await;
+        assert!(shutdown.is_out_of_time());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_session_only_what_is_held_is_waited_for() {
+        let token = CancellationToken::new();
+        token.cancel();
+        let begun_at = Instant::now();
+        Shutdown::new(token.clone(), DRAIN, GRACE)
+            .without_session(true)
+            .await;
+        assert_eq!(Instant::now(), begun_at);
+
+        let mut shutdown = Shutdown::new(token, DRAIN, GRACE);
+        shutdown.without_session(false).await;
+        assert!(Instant::now() >= begun_at + DRAIN + GRACE + ACKNOWLEDGE_WITHIN);
+    }
+}

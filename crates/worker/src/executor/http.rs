@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::output::{read_input, write_output};
-use crate::attempt::output_too_large;
+use crate::attempt::{cancelled, output_too_large};
 use crate::context::Context;
 
 const IDLE_CONNECTIONS: usize = 100;
@@ -48,12 +48,20 @@ pub(crate) struct HttpExecutor {
 }
 
 impl HttpExecutor {
-    /// Runs an attempt.
+    /// Runs an attempt; breaks the exchange off when it is told to stop.
     pub(crate) async fn run(self, context: Context, input: Bytes) -> AttemptResult {
-        let input: HttpInput = read_input(&input)?;
+        tokio::select! {
+            biased;
+            () = context.cancelled() => Err(cancelled()),
+            result = self.exchange(&context, &input) => result,
+        }
+    }
+
+    async fn exchange(&self, context: &Context, input: &[u8]) -> AttemptResult {
+        let input: HttpInput = read_input(input)?;
         let expected = input.expect_status.clone();
         let client = self.client()?;
-        let request = request(&client, &context, input)?;
+        let request = request(&client, context, input)?;
         let what = describe(&request);
         let response = client
             .execute(request)

@@ -114,17 +114,24 @@ impl Group {
         Self(pid.map(Pid::from_raw))
     }
 
-    fn signal(&self, signal: Signal) {
+    fn terminate(&self) {
         if let Some(pid) = self.0 {
             // Fails when no process of the group is left.
-            let _ = killpg(pid, signal);
+            let _ = killpg(pid, Signal::SIGTERM);
+        }
+    }
+
+    /// Ends what is left, once: later the number may belong to others.
+    fn kill(&mut self) {
+        if let Some(pid) = self.0.take() {
+            let _ = killpg(pid, Signal::SIGKILL);
         }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.kill();
     }
 }
 
@@ -142,7 +149,7 @@ async fn finish(
     limit: usize,
     context: &Context,
 ) -> Result<Finished, Failure> {
-    let group = Group::of(&child);
+    let mut group = Group::of(&child);
     let lost = |error: io::Error| {
         let message = format!("the program was lost: {error}");
         Failure::retryable(Code::ProcessFailed, message)
@@ -164,7 +171,7 @@ async fn finish(
                     streams_ended = true;
                 }
                 () = context.cancelled(), if !told_to_stop => {
-                    group.signal(Signal::SIGTERM);
+                    group.terminate();
                     told_to_stop = true;
                 }
             }
@@ -172,7 +179,7 @@ async fn finish(
         if !streams_ended && !told_to_stop {
             streams_ended = wait_for(streams.as_mut()).await?;
         }
-        group.signal(Signal::SIGKILL);
+        group.kill();
         if !streams_ended {
             wait_for(streams.as_mut()).await?;
         }

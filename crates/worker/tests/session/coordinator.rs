@@ -117,6 +117,11 @@ impl Session {
         .await;
     }
 
+    /// Ends the stream with an error.
+    pub(crate) async fn refuse(self, status: Status) {
+        self.outbound.send(Err(status)).await.unwrap();
+    }
+
     pub(crate) async fn send(&mut self, frame: v1::CoordinatorFrame) {
         self.outbound.send(Ok(frame)).await.unwrap();
     }
@@ -151,6 +156,7 @@ impl Session {
         self.next().await.expect("the stream is open")
     }
 
+    /// The next frame, unless the stream ends.
     async fn next(&mut self) -> Option<v1::WorkerFrame> {
         let frame = soon(self.inbound.message()).await.ok()??;
         self.credits += frame.credits;

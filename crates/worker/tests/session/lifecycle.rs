@@ -1,10 +1,12 @@
 //! Hello, credits, reconnects, drains.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use levelflow_proto::v1;
 use levelflow_worker::{Context, HandlerError, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::{mpsc, watch};
+use tonic::Status;
 
 use crate::coordinator::{Coordinator, Running, attempt, soon};
 
@@ -329,6 +331,101 @@ async fn another_protocol_is_an_error() {
         matches!(error, WorkerError::Protocol { theirs: 77, .. }),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_refusal_that_would_come_again_is_an_error() {
+    let mut coordinator = Coordinator::start().await;
+    let (builder, _gate) = worker(&coordinator);
+    let worker = start(builder);
+    let (session, _) = coordinator.accept().await;
+    session
+        .refuse(Status::already_exists("a worker `w1` is there"))
+        .await;
+    let (session, _) = coordinator.accept().await;
+    session
+        .refuse(Status::invalid_argument("the labels are too long"))
+        .await;
+    let error = worker.ended().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the coordinator refused the worker: the labels are too long"
+    );
+    assert_eq!(error.code().as_str(), "request_invalid");
+}
+
+#[tokio::test]
+async fn a_drain_connects_again_to_deliver_outcomes() {
+    let mut coordinator = Coordinator::start().await;
+    let (builder, _gate) = worker(&coordinator);
+    let worker = start(builder);
+    let (mut session, _) = coordinator.welcome().await;
+    session.until(|session| session.credits == 2).await;
+    session.dispatch(vec![attempt(1, "double", "1")]).await;
+    session.outcomes(1).await;
+    drop(session);
+    worker.shutdown.cancel();
+    let (mut session, hello) = coordinator.welcome().await;
+    assert_eq!(hello.held, [1]);
+    assert_eq!(session.outcome().await.output, "2");
+    session.closed().await;
+    assert!(session.draining);
+    assert_eq!(session.credits, 0);
+    drop(session);
+    worker.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn every_outcome_arrives_however_often_the_stream_breaks() {
+    const NUMBERS: u64 = 2_000;
+    const SLOTS: u32 = 32;
+    let mut coordinator = Coordinator::start().await;
+    let (builder, _gate) = worker(&coordinator);
+    let _worker = start(builder.slots(SLOTS as usize));
+    let mut waiting: BTreeSet<u64> = (1..=NUMBERS).collect();
+    let mut dispatched: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut last_token = 0;
+    let mut sessions = 0;
+    while !(waiting.is_empty() && dispatched.is_empty()) {
+        let (mut session, hello) = coordinator.welcome().await;
+        sessions += 1;
+        assert!(sessions < 100, "{} are left", dispatched.len());
+        let held: BTreeSet<u64> = hello.held.into_iter().collect();
+        let mut unacknowledged = 0;
+        // What the worker never received is dispatched again under a new token.
+        dispatched.retain(|token, number| held.contains(token) || !waiting.insert(*number));
+        for _ in 0..10 {
+            let mut attempts = Vec::new();
+            while (attempts.len() as u32) < session.credits
+                && let Some(number) = waiting.pop_first()
+            {
+                last_token += 1;
+                dispatched.insert(last_token, number);
+                attempts.push(attempt(last_token, "double", &number.to_string()));
+            }
+            session.dispatch(attempts).await;
+            if waiting.is_empty() && dispatched.len() == unacknowledged {
+                break;
+            }
+            let mut acknowledged = Vec::new();
+            for outcome in session.frame().await.outcomes {
+                let number = dispatched.get(&outcome.token);
+                // One whose acknowledgement was lost comes again.
+                if let Some(number) = number {
+                    assert_eq!(outcome.output, (number * 2).to_string());
+                }
+                if number.is_some() && outcome.token % 3 == 0 && !held.contains(&outcome.token) {
+                    unacknowledged += 1;
+                } else {
+                    dispatched.remove(&outcome.token);
+                    acknowledged.push(outcome.token);
+                }
+            }
+            assert!(session.credits <= SLOTS);
+            session.acknowledge(&acknowledged).await;
+        }
+    }
+    assert!(sessions > 2, "the stream broke");
 }
 
 #[test]
