@@ -4,9 +4,9 @@ use bytes::Bytes;
 use levelflow_common::expression::{ExpressionError, Scope};
 use levelflow_common::task_input::SleepInput;
 use levelflow_common::{Code, Failure, TaskKind};
-use levelflow_engine::Event;
 use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
+use levelflow_engine::{Event, TaskIndex};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ impl PreparePool {
 
     pub(crate) fn prepare(&self, work: Box<Prepare>) {
         self.answer(move || {
-            let result = prepare(&work);
+            let result = evaluate(&work.context, work.defined, work.item.as_ref());
             Event::Prepared {
                 run: work.run,
                 task: work.task,
@@ -61,10 +61,15 @@ impl PreparePool {
     }
 }
 
-fn prepare(work: &Prepare) -> Result<Preparation, Failure> {
-    let spec = &work.context.definition.tasks[work.defined.0 as usize];
-    let mut scope = scope(&work.context).map_err(|error| failure(&error))?;
-    match (&spec.for_each, &work.item) {
+/// What has to be known of a task, or of an item of it, before it can start.
+fn evaluate(
+    context: &RunContext,
+    task: TaskIndex,
+    item: Option<&(u32, Bytes)>,
+) -> Result<Preparation, Failure> {
+    let spec = &context.definition.tasks[task.0 as usize];
+    let mut scope = scope(context).map_err(|error| failure(&error))?;
+    match (&spec.for_each, item) {
         (Some(list), Some((position, item))) => {
             let item: Value = serde_json::from_slice(item).map_err(|error| {
                 Failure::permanent(
@@ -146,5 +151,92 @@ fn type_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "a map",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use levelflow_common::{RunId, TaskStatus, document};
+    use levelflow_engine::command::EndedTask;
+    use levelflow_engine::{Definition, TaskIndex};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Prepares the last task of a workflow whose first task `a` has ended with `output`.
+    fn prepare_last(tasks: &str, output: &'static [u8]) -> Result<Preparation, Failure> {
+        let text = format!("name: test\ninputs: {{ n: {{ type: integer }} }}\ntasks:\n{tasks}");
+        let draft = document::read("test.yaml", text.as_bytes());
+        let definition = Arc::new(Definition::compile(draft).unwrap());
+        let last = definition.tasks.len() - 1;
+        let context = RunContext {
+            run_id: RunId::from_uuid(Uuid::nil()),
+            inputs: Bytes::from_static(br#"{"n":3}"#),
+            tasks: vec![EndedTask {
+                id: "a".into(),
+                status: TaskStatus::Succeeded,
+                output: Some(Bytes::from_static(output)),
+            }],
+            definition,
+        };
+        evaluate(&context, TaskIndex(last as u32), None)
+    }
+
+    #[test]
+    fn values_keep_their_types() {
+        let tasks = "  - { id: a, type: transform, with: { value: 1 } }
+  - { id: b, type: transform, with: { value: { n: '${{ inputs.n }}', a: '${{ tasks.a.output.x }}' } } }";
+        let input = prepare_last(tasks, br#"{"x":[true]}"#).unwrap();
+        let expected = Bytes::from_static(br#"{"value":{"a":[true],"n":3}}"#);
+        assert_eq!(input, Preparation::Input(expected));
+    }
+
+    #[test]
+    fn a_false_condition_skips() {
+        let tasks = "  - { id: a, type: transform, with: { value: 1 } }
+  - { id: b, type: transform, when: 'tasks.a.output > 5', with: { value: 2 } }";
+        assert_eq!(prepare_last(tasks, b"1"), Ok(Preparation::Skip));
+        assert!(matches!(
+            prepare_last(tasks, b"6"),
+            Ok(Preparation::Input(_))
+        ));
+    }
+
+    #[test]
+    fn a_list_is_opened_and_must_be_a_list() {
+        let tasks = "  - { id: a, type: transform, with: { value: 1 } }
+  - { id: b, type: transform, for_each: { items: '${{ tasks.a.output }}' }, with: { value: '${{ item }}' } }";
+        let items = vec![Bytes::from_static(b"1"), Bytes::from_static(b"\"x\"")];
+        assert_eq!(
+            prepare_last(tasks, br#"[1,"x"]"#),
+            Ok(Preparation::Items(items))
+        );
+        assert_eq!(
+            prepare_last(tasks, b"7").unwrap_err().message,
+            "`for_each.items` must be a list, not a number"
+        );
+    }
+
+    #[test]
+    fn a_sleep_is_a_duration() {
+        let tasks = "  - { id: a, type: transform, with: { value: 1 } }
+  - { id: b, type: sleep, with: { duration: '${{ tasks.a.output }}' } }";
+        assert_eq!(
+            prepare_last(tasks, br#""1m30s""#),
+            Ok(Preparation::Sleep(std::time::Duration::from_secs(90)))
+        );
+        let failure = prepare_last(tasks, br#""soon""#).unwrap_err();
+        assert_eq!(failure.code, Code::TaskInputInvalid);
+        assert!(!failure.retryable);
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_fails_the_task() {
+        let tasks = "  - { id: a, type: transform, with: { value: 1 } }
+  - { id: b, type: transform, with: { value: '${{ tasks.a.output.nothing }}' } }";
+        let failure = prepare_last(tasks, b"{}").unwrap_err();
+        assert_eq!(failure.code, Code::ExpressionFailed);
     }
 }
