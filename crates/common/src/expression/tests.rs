@@ -318,6 +318,8 @@ fn text_templates_have_the_whole_language() {
         render_text(template, &values).unwrap(),
         "# <&>\n| a | 1.5 |\n| b | [1] |\nmany"
     );
+    assert_eq!(render_text("a\n", &values).unwrap(), "a\n");
+    assert_eq!(render_text("a", &values).unwrap(), "a");
     let error = |template: &str| render_text(template, &values).unwrap_err().to_string();
     assert_eq!(
         error("a\n{{ rowz }}"),

@@ -18,6 +18,10 @@ use crate::limits::MAX_EXPRESSION_OUTPUT_BYTES;
 pub fn render_text(template: &str, values: &serde_json::Value) -> Result<String, ExpressionError> {
     let mut text = String::new();
     run(template, values, &mut text).map_err(|error| explain(template, &error))?;
+    // The parser drops the last line's end, but what is rendered is often a whole file.
+    if template.ends_with('\n') {
+        text.push('\n');
+    }
     if text.len() > MAX_EXPRESSION_OUTPUT_BYTES {
         return Err(ExpressionError::TooLarge {
             expression: shown(template),
