@@ -9,6 +9,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use levelflow_common::Code;
+use levelflow_common::suggest::did_you_mean;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -250,19 +251,9 @@ fn origin(figment: &Figment, key: &str) -> String {
     )
 }
 
-/// The least likeness at which a known key is suggested for an unknown one.
-const LIKENESS: f64 = 0.7;
-
 fn suggest(name: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, candidate)) => format!("did you mean `{candidate}`?"),
-        None => format!("known here are {}", known.join(", ")),
-    }
+    did_you_mean(name, known.iter().copied())
+        .unwrap_or_else(|| format!("known here are {}", known.join(", ")))
 }
 
 #[cfg(test)]

@@ -42,27 +42,46 @@ pub struct Draft {
 
 /// Reads a file, YAML or JSON. `name` is what messages call it.
 pub fn read(name: &str, bytes: &[u8]) -> Draft {
-    match text_of(bytes) {
-        Ok(text) => {
-            let (root, flaws) = tree::parse(text);
-            let mut report = Report {
-                problems: Problems::new(name, Arc::from(text)),
-            };
-            let root = root.filter(|root| root.value != tree::Value::Null);
-            if root.is_none() && flaws.is_empty() {
-                report.flaw(Flaw::new(None, "the file is empty"));
-            }
-            flaws.into_iter().for_each(|flaw| report.flaw(flaw));
-            Draft::new(root.as_ref(), report)
-        }
-        Err((flaw, text)) => {
-            let mut report = Report {
-                problems: Problems::new(name, Arc::from(text)),
-            };
-            report.flaw(flaw);
-            Draft::new(None, report)
+    let (root, report) = parse(name, bytes);
+    Draft::new(root.as_ref(), report)
+}
+
+/// Reads a map of any values, such as the inputs of a run, from YAML or JSON.
+///
+/// # Errors
+/// When the text is not well-formed, or not a map.
+pub fn read_map(
+    name: &str,
+    bytes: &[u8],
+) -> Result<serde_json::Map<String, serde_json::Value>, Problems> {
+    let (root, mut report) = parse(name, bytes);
+    if let (Some(root), true) = (root, report.problems.is_empty()) {
+        match decode::decode(&root) {
+            Ok(map) => return Ok(map),
+            Err(error) => report.flaw(Flaw::new(error.position, error.message)),
         }
     }
+    Err(report.problems)
+}
+
+/// The tree of a file, as far as there is one, and what is wrong with the text.
+fn parse<'s>(name: &str, bytes: &'s [u8]) -> (Option<Node<'s>>, Report) {
+    let (text, root, flaws) = match text_of(bytes) {
+        Ok(text) => {
+            let (root, mut flaws) = tree::parse(text);
+            let root = root.filter(|root| root.value != tree::Value::Null);
+            if root.is_none() && flaws.is_empty() {
+                flaws.push(Flaw::new(None, "the file is empty"));
+            }
+            (text, root, flaws)
+        }
+        Err((flaw, text)) => (text, None, vec![flaw]),
+    };
+    let mut report = Report {
+        problems: Problems::new(name, Arc::from(text)),
+    };
+    flaws.into_iter().for_each(|flaw| report.flaw(flaw));
+    (root, report)
 }
 
 /// The text of a file, or why it has none and what of it can be shown.

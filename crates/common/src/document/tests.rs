@@ -658,3 +658,20 @@ fn the_shape_has_exactly_the_keys_of_the_schema() {
         assert_eq!(shape.keys(), properties(&schema["$defs"][name]), "{name}");
     }
 }
+
+#[test]
+fn maps_of_any_values_are_read() {
+    let map = read_map(
+        "inputs.yaml",
+        b"since: 2024-01-01\ncount: 3\nnames: [a, b]\n",
+    )
+    .unwrap();
+    assert_eq!(
+        serde_json::Value::Object(map),
+        serde_json::json!({ "since": "2024-01-01", "count": 3, "names": ["a", "b"] })
+    );
+    let problems = read_map("inputs.yaml", b"- a\n").unwrap_err();
+    assert_eq!(problems.len(), 1);
+    let problems = read_map("inputs.yaml", b"a: [\n").unwrap_err();
+    assert_eq!(problems.source_name(), "inputs.yaml");
+}
