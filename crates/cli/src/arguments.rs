@@ -1,0 +1,234 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::builder::TypedValueParser as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use levelflow_common::{Priority, Workflow};
+use levelflow_runtime::config::FILE_VARIABLE;
+
+use crate::client::Submission;
+use crate::command::{
+    cancel, completions, coordinator, dev, get, list, plan, resume, run, schema, submit, validate,
+    watch, why, worker,
+};
+use crate::settings::Flags;
+
+/// Runs workflows: DAGs of tasks, durably, on this machine or on many.
+///
+/// Settings come from the configuration file, then from LEVELFLOW_… variables, then from flags.
+/// Exit codes: 0 success, 1 the run did not succeed, 2 the file, the usage or the request is wrong,
+/// 3 something else went wrong, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "levelflow", version, max_term_width = 100)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) common: CommonArguments,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct CommonArguments {
+    /// Answer in JSON, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The configuration file [default: levelflow/config.toml in the user's configuration directory,
+    /// if there is one]
+    #[arg(long, global = true, value_name = "FILE", env = FILE_VARIABLE)]
+    pub(crate) config: Option<PathBuf>,
+    /// What to log, such as info, or warn,levelflow_worker=debug [env: LEVELFLOW_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines look [env: LEVELFLOW_LOG_FORMAT]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormatArgument>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormatArgument {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(run::Arguments),
+    Dev(dev::Arguments),
+    Coordinator(coordinator::Arguments),
+    Worker(worker::Arguments),
+    Submit(submit::Arguments),
+    Watch(watch::Arguments),
+    List(list::Arguments),
+    Get(get::Arguments),
+    Cancel(cancel::Arguments),
+    Resume(resume::Arguments),
+    Plan(plan::Arguments),
+    Why(why::Arguments),
+    Validate(validate::Arguments),
+    Schema(schema::Arguments),
+    Completions(completions::Arguments),
+}
+
+impl CommonArguments {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.text("log", self.log.as_deref());
+        let format = self.log_format.map(|format| match format {
+            LogFormatArgument::Text => "text",
+            LogFormatArgument::Json => "json",
+        });
+        flags.text("log_format", format);
+    }
+}
+
+/// Where runs are kept.
+#[derive(Debug, Args)]
+pub(crate) struct DataDirArgument {
+    /// Where runs are kept [env: LEVELFLOW_DATA_DIR] [default: levelflow in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+impl DataDirArgument {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.text("data_dir", self.data_dir.as_deref());
+    }
+}
+
+/// Which coordinator to talk to.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionArguments {
+    /// The coordinator [env: LEVELFLOW_ADDRESS] [default: the process that uses the data directory]
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    #[command(flatten)]
+    data_dir: DataDirArgument,
+}
+
+impl ConnectionArguments {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.text("address", self.address.as_deref());
+        self.data_dir.flags(flags);
+    }
+}
+
+/// Where a coordinator serves.
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgument {
+    /// Where to serve gRPC; port 0 takes a free one [env: LEVELFLOW_LISTEN] [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+}
+
+impl ListenArgument {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.text("listen", self.listen.as_deref());
+    }
+}
+
+/// How much a worker does at once.
+#[derive(Debug, Args)]
+pub(crate) struct SlotsArgument {
+    /// Tasks that run at once [env: LEVELFLOW_WORKER__SLOTS] [default: 16]
+    #[arg(long, value_name = "COUNT")]
+    slots: Option<u64>,
+}
+
+impl SlotsArgument {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.number("worker.slots", self.slots);
+    }
+}
+
+/// The file of a workflow.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgument {
+    /// The workflow, in YAML or JSON; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// What a run is given.
+#[derive(Debug, Args)]
+pub(crate) struct InputArguments {
+    /// An input of the workflow; may be given several times
+    #[arg(long = "input", short, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) inputs: Vec<(String, String)>,
+    /// A YAML or JSON file with inputs; those of --input come first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) inputs_file: Option<PathBuf>,
+}
+
+/// How a run is submitted.
+#[derive(Debug, Args)]
+pub(crate) struct SubmissionArguments {
+    #[command(flatten)]
+    pub(crate) inputs: InputArguments,
+    /// How urgent the run is, in place of what the workflow says
+    #[arg(long, value_parser = priority_parser())]
+    pub(crate) priority: Option<Priority>,
+    /// A label of the run; may be given several times
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+impl SubmissionArguments {
+    /// The submission of a workflow with its inputs.
+    pub(crate) fn submission(
+        self,
+        workflow: Workflow,
+        inputs: Bytes,
+        idempotency_key: Option<String>,
+    ) -> Submission {
+        Submission {
+            workflow,
+            inputs,
+            priority: self.priority,
+            labels: self.labels.into_iter().collect(),
+            idempotency_key,
+        }
+    }
+}
+
+/// A name and a value.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+fn priority_parser() -> impl clap::builder::TypedValueParser<Value = Priority> {
+    clap::builder::PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)).try_map(|word| {
+        Priority::ALL
+            .into_iter()
+            .find(|priority| priority.as_str() == word)
+            .ok_or("unknown priority")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pair_needs_a_name() {
+        assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(pair("a="), Ok(("a".to_owned(), String::new())));
+        assert!(pair("=b").is_err());
+        assert!(pair("a").is_err());
+    }
+}

@@ -1,0 +1,311 @@
+//! The client of the API: requests and answers in the words of the vocabulary.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use levelflow_common::event::RunUpdate;
+use levelflow_common::limits::MAX_MESSAGE_BYTES;
+use levelflow_common::view::{RunSummary, RunView};
+use levelflow_common::{Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
+use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
+use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an idle connection is probed, and how long a probe may take.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// A connection to the API of a coordinator, in this process or another.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    service: WorkflowServiceClient<Channel>,
+}
+
+/// A run to submit.
+#[derive(Clone, Debug)]
+pub(crate) struct Submission {
+    pub(crate) workflow: Workflow,
+    /// A JSON object.
+    pub(crate) inputs: Bytes,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// A run that was accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) run_id: RunId,
+    /// The idempotency key had been used before: this is the run of that time.
+    pub(crate) existing: bool,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListFilter {
+    pub(crate) statuses: Vec<RunStatus>,
+    pub(crate) workflow: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) limit: u32,
+    pub(crate) page_token: Option<String>,
+}
+
+/// A page of a list of runs.
+#[derive(Clone, Debug)]
+pub(crate) struct RunPage {
+    pub(crate) runs: Vec<RunSummary>,
+    pub(crate) next_page_token: Option<String>,
+}
+
+/// The run that goes on from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumed {
+    pub(crate) run_id: RunId,
+    /// Tasks whose results were kept.
+    pub(crate) kept: u32,
+}
+
+/// Why a task stands as it does.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Explanation {
+    pub(crate) status: TaskStatus,
+    /// The most important first.
+    pub(crate) reasons: Vec<Reason>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Reason {
+    /// A stable code, such as `backoff`.
+    pub(crate) code: String,
+    /// A sentence for people.
+    pub(crate) text: String,
+}
+
+impl Client {
+    /// The client over a channel that is there.
+    pub(crate) fn new(channel: Channel) -> Self {
+        let service = WorkflowServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self { service }
+    }
+
+    /// Connects to a server at `host:port`, or at a URL.
+    pub(crate) async fn connect(address: &str) -> Result<Self, ApiError> {
+        let url = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
+        let endpoint = Endpoint::from_shared(url).map_err(|_| {
+            ApiError::new(
+                Code::ConfigInvalid,
+                format!("`{address}` is not an address; write for example 127.0.0.1:7400"),
+            )
+        })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(|error| {
+                ApiError::new(
+                    Code::ServerUnreachable,
+                    format!("no server answers at {address}: {}", root_cause(&error)),
+                )
+            })?;
+        Ok(Self::new(channel))
+    }
+
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<Accepted, ApiError> {
+        let request = v1::SubmitWorkflowRequest {
+            workflow: Some(v1::WorkflowSource {
+                source: Some(v1::workflow_source::Source::Definition(
+                    submission.workflow.into(),
+                )),
+            }),
+            inputs: submission.inputs,
+            priority: submission
+                .priority
+                .map(Priority::number)
+                .unwrap_or_default(),
+            labels: submission.labels,
+            idempotency_key: submission.idempotency_key.unwrap_or_default(),
+            ..Default::default()
+        };
+        let response = self
+            .service
+            .clone()
+            .submit_workflow(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(Accepted {
+            run_id: answered_run_id(&response.run_id)?,
+            existing: response.existing,
+        })
+    }
+
+    pub(crate) async fn get(&self, run_id: RunId) -> Result<RunView, ApiError> {
+        let request = v1::GetRunRequest {
+            run_id: run_id.to_string(),
+        };
+        self.service
+            .clone()
+            .get_run(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner()
+            .run
+            .ok_or_else(|| InvalidField::missing("run"))
+            .and_then(RunView::try_from)
+            .map_err(|error| unreadable(&error))
+    }
+
+    pub(crate) async fn list(&self, filter: ListFilter) -> Result<RunPage, ApiError> {
+        let request = v1::ListRunsRequest {
+            statuses: filter.statuses.into_iter().map(RunStatus::number).collect(),
+            workflow: filter.workflow.unwrap_or_default(),
+            labels: filter.labels,
+            page_size: filter.limit,
+            page_token: filter.page_token.unwrap_or_default(),
+            ..Default::default()
+        };
+        let response = self
+            .service
+            .clone()
+            .list_runs(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(RunPage {
+            runs: response
+                .runs
+                .into_iter()
+                .map(RunSummary::try_from)
+                .collect::<Result<_, _>>()
+                .map_err(|error| unreadable(&error))?,
+            next_page_token: Some(response.next_page_token).filter(|token| !token.is_empty()),
+        })
+    }
+
+    /// What happens to a run after a sequence number, until it ends.
+    pub(crate) async fn watch(
+        &self,
+        run_id: RunId,
+        after_sequence: u64,
+    ) -> Result<impl Stream<Item = Result<RunUpdate, ApiError>> + Unpin + use<>, ApiError> {
+        let request = v1::WatchRunRequest {
+            run_id: run_id.to_string(),
+            after_sequence,
+        };
+        let stream = self
+            .service
+            .clone()
+            .watch_run(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(stream.map(|response| {
+            let response = response.map_err(|status| from_status(&status))?;
+            RunUpdate::try_from(response).map_err(|error| unreadable(&error))
+        }))
+    }
+
+    pub(crate) async fn cancel(
+        &self,
+        run_id: RunId,
+        reason: String,
+    ) -> Result<RunStatus, ApiError> {
+        let request = v1::CancelRunRequest {
+            run_id: run_id.to_string(),
+            reason,
+        };
+        let response = self
+            .service
+            .clone()
+            .cancel_run(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        RunStatus::required("status", response.status).map_err(|error| unreadable(&error))
+    }
+
+    pub(crate) async fn resume(&self, run_id: RunId) -> Result<Resumed, ApiError> {
+        let request = v1::ResumeRunRequest {
+            run_id: run_id.to_string(),
+        };
+        let response = self
+            .service
+            .clone()
+            .resume_run(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(Resumed {
+            run_id: answered_run_id(&response.run_id)?,
+            kept: response.kept,
+        })
+    }
+
+    pub(crate) async fn explain(
+        &self,
+        run_id: RunId,
+        task_id: &str,
+        item: Option<u32>,
+    ) -> Result<Explanation, ApiError> {
+        let request = v1::ExplainTaskRequest {
+            run_id: run_id.to_string(),
+            task_id: task_id.to_owned(),
+            item,
+        };
+        let response = self
+            .service
+            .clone()
+            .explain_task(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(Explanation {
+            status: TaskStatus::required("status", response.status)
+                .map_err(|error| unreadable(&error))?,
+            reasons: response
+                .reasons
+                .into_iter()
+                .map(|reason| Reason {
+                    code: reason.code,
+                    text: reason.text,
+                })
+                .collect(),
+        })
+    }
+}
+
+fn answered_run_id(text: &str) -> Result<RunId, ApiError> {
+    text.parse()
+        .map_err(|error: levelflow_common::id::InvalidRunId| {
+            unreadable(&InvalidField::new("run_id", error))
+        })
+}
+
+/// An answer that makes no sense is not the fault of who asked.
+fn unreadable(error: &InvalidField) -> ApiError {
+    ApiError::new(
+        Code::ProtocolUnsupported,
+        format!("the server's answer cannot be read: {error}"),
+    )
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

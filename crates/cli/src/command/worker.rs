@@ -1,0 +1,68 @@
+//! `levelflow worker`: a worker for a coordinator in another process.
+
+use clap::Args;
+use levelflow_worker::Worker;
+use serde_json::json;
+
+use crate::arguments::{SlotsArgument, pair};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::settings::Flags;
+
+/// Run tasks for a coordinator in another process
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The coordinator [env: LEVELFLOW_ADDRESS] [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// A name that no other worker has [default: made from the name of the host]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    #[command(flatten)]
+    slots: SlotsArgument,
+    /// A queue to take work from; may be given several times [default: default]
+    #[arg(long = "queue", value_name = "NAME")]
+    queues: Vec<String>,
+    /// A label that tasks can ask for; may be given several times
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Run programs too, for everyone who can submit a workflow
+    #[arg(long)]
+    allow_process: bool,
+}
+
+impl Arguments {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags.text("address", self.address.as_deref());
+        flags.text("worker.id", self.id.as_deref());
+        self.slots.flags(flags);
+        flags.list("worker.queues", &self.queues);
+        flags.map("worker.labels", &self.labels);
+        flags.switch("worker.allow_process", self.allow_process);
+    }
+}
+
+pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
+    let mut config = context.settings.worker.clone();
+    if let Some(address) = &context.settings.address {
+        config.address.clone_from(address);
+    }
+    if !config.address.contains("://") {
+        config.address = format!("http://{}", config.address);
+    }
+    let address = config.address.clone();
+    let worker = Worker::builder().config(config).build()?;
+    if context.json {
+        let answer = json!({
+            "worker_id": worker.id(),
+            "address": address,
+            "pid": std::process::id(),
+        });
+        context.print(&answer.to_string())?;
+    } else {
+        context.print(&format!("worker {} for {address}", worker.id()))?;
+    }
+    worker.run(context.interrupt.clone()).await?;
+    Ok(Exit::Success)
+}

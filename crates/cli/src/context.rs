@@ -1,0 +1,126 @@
+//! What every command has at hand.
+
+use std::io::Write as _;
+
+use levelflow_common::RunId;
+use levelflow_common::view::RunView;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::follow::{Followed, Observer, OnInterrupt, follow};
+use crate::render::json::TaskOutputs;
+use crate::render::live::{Lines, Live, Silent};
+use crate::render::time::now;
+use crate::render::{json, run};
+use crate::settings::Settings;
+use crate::terminal::Terminal;
+
+/// What every command has at hand.
+pub(crate) struct Context {
+    /// The settings of the process.
+    pub(crate) settings: Settings,
+    /// Whether to answer in JSON.
+    pub(crate) json: bool,
+    /// What the standard streams are.
+    pub(crate) terminal: Terminal,
+    /// Fires when the user interrupts.
+    pub(crate) interrupt: CancellationToken,
+}
+
+impl Context {
+    /// Writes an answer to standard output. Nobody who stopped reading is told about it.
+    pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        let newline = if text.ends_with('\n') { "" } else { "\n" };
+        match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(CliError::Output(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a remark to standard error, unless the answer is for a program.
+    pub(crate) fn remark(&self, text: &str) {
+        if !self.json {
+            // A remark that cannot be written is not missed.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// Shows progress the way that fits the streams.
+    fn observer(&self, quiet: bool) -> Box<dyn Observer> {
+        if quiet || (self.json && !self.terminal.err_is_live) {
+            Box::new(Silent)
+        } else if self.terminal.err_is_live {
+            Box::new(Live::new(std::io::stderr(), self.terminal.err))
+        } else {
+            Box::new(Lines::new(std::io::stderr()))
+        }
+    }
+
+    /// Follows a run with progress on standard error.
+    pub(crate) async fn follow(
+        &self,
+        client: &Client,
+        run_id: RunId,
+        quiet: bool,
+        on_interrupt: OnInterrupt,
+    ) -> Result<Followed, CliError> {
+        let mut observer = self.observer(quiet);
+        let followed = follow(
+            client,
+            run_id,
+            None,
+            observer.as_mut(),
+            &self.interrupt,
+            on_interrupt,
+        );
+        Ok(followed.await?)
+    }
+
+    /// Shows what following a run came to.
+    pub(crate) fn conclude(
+        &self,
+        run_id: RunId,
+        followed: &Followed,
+        output: Option<&str>,
+    ) -> Result<Exit, CliError> {
+        let (run, interrupted) = match followed {
+            Followed::Ended { run, interrupted } => (run, *interrupted),
+            Followed::Detached => {
+                self.remark(&format!(
+                    "run {run_id} goes on; `levelflow watch {run_id}` follows it again"
+                ));
+                return Ok(Exit::Interrupted);
+            }
+        };
+        match output {
+            Some(name) if run.outputs.is_some() => self.print(&output_text(run, name)?)?,
+            // Without outputs there is a failure to be shown, where programs do not read it.
+            Some(_) => self.remark(&run::summary(run, now(), self.terminal.err)),
+            None if self.json => self.print(&json::run(run, TaskOutputs::LeftOut)?)?,
+            None => self.print(&run::summary(run, now(), self.terminal.out))?,
+        }
+        Ok(Exit::of_run(run.summary.status, interrupted))
+    }
+}
+
+/// An output of a run: a text as it is, everything else as JSON.
+pub(crate) fn output_text(run: &RunView, name: &str) -> Result<String, CliError> {
+    let mut outputs: serde_json::Map<String, serde_json::Value> = match &run.outputs {
+        Some(outputs) => serde_json::from_slice(outputs)?,
+        None => serde_json::Map::new(),
+    };
+    match outputs.remove(name) {
+        Some(serde_json::Value::String(text)) => Ok(text),
+        Some(value) => Ok(value.to_string()),
+        None => Err(CliError::NoOutput {
+            run_id: run.summary.run_id,
+            name: name.to_owned(),
+            known: outputs.keys().cloned().collect(),
+        }),
+    }
+}

@@ -1,0 +1,80 @@
+//! A coordinator, and where it is wanted a worker, in this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use levelflow_coordinator::{Coordinator, CoordinatorConfig, Storage};
+use levelflow_runtime::task;
+use levelflow_worker::{Worker, WorkerError};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::error::CliError;
+use crate::settings::Settings;
+
+/// A coordinator, and where it is wanted a worker, in this process.
+pub(crate) struct Embedded {
+    coordinator: Coordinator,
+    worker: Option<(CancellationToken, JoinHandle<Result<(), WorkerError>>)>,
+    grace: Duration,
+}
+
+impl Embedded {
+    /// Starts a coordinator over a data directory.
+    pub(crate) async fn start(
+        settings: &Settings,
+        data_dir: &Path,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self, CliError> {
+        let coordinator = Coordinator::start(CoordinatorConfig {
+            listen,
+            storage: Storage::DataDir(data_dir.to_owned()),
+            ..CoordinatorConfig::default()
+        })
+        .await?;
+        Ok(Self {
+            coordinator,
+            worker: None,
+            grace: settings.stop_grace.0,
+        })
+    }
+
+    /// Starts a worker beside it, which also runs programs: who starts one here can run them anyway.
+    pub(crate) fn start_worker(&mut self, settings: &Settings) -> Result<(), CliError> {
+        let worker = Worker::builder()
+            .config(settings.worker.clone())
+            .channel(self.coordinator.channel())
+            .allow_process(true)
+            .drain_timeout(self.grace)
+            .build()?;
+        let stop = CancellationToken::new();
+        let handle = task::spawn("worker", worker.run(stop.clone()));
+        self.worker = Some((stop, handle));
+        Ok(())
+    }
+
+    /// A client inside the process.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.coordinator.channel())
+    }
+
+    /// Where it serves other processes.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.coordinator.address()
+    }
+
+    /// Lets the attempts that run end, within the grace, and stops.
+    pub(crate) async fn stop(self) {
+        if let Some((stop, handle)) = self.worker {
+            stop.cancel();
+            match handle.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "worker ended with an error"),
+                Err(error) => tracing::error!(%error, "worker panicked"),
+            }
+        }
+        self.coordinator.shutdown(self.grace).await;
+    }
+}

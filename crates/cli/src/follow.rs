@@ -1,0 +1,172 @@
+//! Following a run to its end, across lost connections.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
+use futures_util::StreamExt as _;
+use levelflow_common::event::{RunEvent, RunUpdate};
+use levelflow_common::view::RunView;
+use levelflow_common::{Fault, RunId};
+use levelflow_proto::ApiError;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+
+/// How often whoever follows is asked to draw again.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Sees a run go on.
+pub(crate) trait Observer {
+    /// The run as it stands when it is first looked at, or after updates were lost.
+    fn start(&mut self, run: &RunView);
+    /// What happened.
+    fn update(&mut self, update: &RunUpdate);
+    /// Time went by.
+    fn frame(&mut self) {}
+    /// Nothing more follows.
+    fn end(&mut self) {}
+}
+
+/// What to do with the run when the user interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnInterrupt {
+    /// Cancel it and wait for its end.
+    CancelRun,
+    /// Leave it alone.
+    Detach,
+}
+
+/// How following ended.
+#[derive(Debug)]
+pub(crate) enum Followed {
+    /// The run ended.
+    Ended {
+        /// The run.
+        run: Box<RunView>,
+        /// The user had interrupted.
+        interrupted: bool,
+    },
+    /// The user interrupted; the run goes on.
+    Detached,
+}
+
+/// Follows a run until it ends or the user interrupts: from now on, or from after a sequence number.
+///
+/// # Errors
+/// When the server does not answer for about a minute, or refuses.
+pub(crate) async fn follow(
+    client: &Client,
+    run_id: RunId,
+    after: Option<u64>,
+    observer: &mut dyn Observer,
+    interrupt: &CancellationToken,
+    on_interrupt: OnInterrupt,
+) -> Result<Followed, ApiError> {
+    let result = follow_events(client, run_id, after, observer, interrupt, on_interrupt).await;
+    observer.end();
+    let Some(interrupted) = result? else {
+        return Ok(Followed::Detached);
+    };
+    let run = retrying(|| client.get(run_id)).await?;
+    Ok(Followed::Ended {
+        run: Box::new(run),
+        interrupted,
+    })
+}
+
+/// Gives whether the user interrupted before the run ended; none if the run was left alone then.
+async fn follow_events(
+    client: &Client,
+    run_id: RunId,
+    after: Option<u64>,
+    observer: &mut dyn Observer,
+    interrupt: &CancellationToken,
+    on_interrupt: OnInterrupt,
+) -> Result<Option<bool>, ApiError> {
+    let run = retrying(|| client.get(run_id)).await?;
+    observer.start(&run);
+    if run.summary.status.is_terminal() && after.is_none() {
+        return Ok(Some(false));
+    }
+    let mut sequence = after.unwrap_or(run.sequence);
+    let mut interrupted = false;
+    let mut frames = tokio::time::interval(FRAME);
+    frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut waits = backoff().build();
+    loop {
+        let mut updates = retrying(|| client.watch(run_id, sequence)).await?;
+        let broken = loop {
+            tokio::select! {
+                update = updates.next() => match update {
+                    Some(Ok(update)) => {
+                        waits = backoff().build();
+                        sequence = sequence.max(update.sequence);
+                        observer.update(&update);
+                        if update.events.iter().any(|event| matches!(event, RunEvent::Finished { .. })) {
+                            return Ok(Some(interrupted));
+                        }
+                    }
+                    Some(Err(error)) => break Some(error),
+                    None => break None,
+                },
+                () = interrupt.cancelled(), if !interrupted => {
+                    if on_interrupt == OnInterrupt::Detach {
+                        return Ok(None);
+                    }
+                    interrupted = true;
+                    cancel(client, run_id).await?;
+                }
+                _ = frames.tick() => observer.frame(),
+            }
+        };
+        if let Some(error) = broken.as_ref().filter(|error| !is_passing(error)) {
+            return Err(error.clone());
+        }
+        // The stream may have ended with the run, just before its last event was sent.
+        let run = retrying(|| client.get(run_id)).await?;
+        if run.summary.status.is_terminal() {
+            return Ok(Some(interrupted));
+        }
+        match (waits.next(), broken) {
+            (Some(wait), _) => tokio::time::sleep(wait).await,
+            (None, Some(error)) => return Err(error),
+            (None, None) => {
+                return Err(ApiError::new(
+                    levelflow_common::Code::ServerUnreachable,
+                    "the server ends each stream of events before the run has ended",
+                ));
+            }
+        }
+    }
+}
+
+async fn cancel(client: &Client, run_id: RunId) -> Result<(), ApiError> {
+    let cancelled = retrying(|| client.cancel(run_id, "interrupted by the user".to_owned())).await;
+    match cancelled {
+        // It ended by itself in the meantime.
+        Err(error) if error.code() == levelflow_common::Code::RunEnded => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn is_passing(error: &ApiError) -> bool {
+    error.code().fault() == Fault::Unavailable
+}
+
+/// Waits from 100 ms to 5 s, about a minute in all.
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_factor(2.0)
+        .with_max_times(16)
+        .with_jitter()
+}
+
+async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<T, ApiError>>,
+{
+    call.retry(backoff()).when(is_passing).await
+}

@@ -1,0 +1,106 @@
+//! The settings of the program: defaults, then the configuration file, then the environment, then flags.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use levelflow_common::HumanDuration;
+use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
+use levelflow_runtime::telemetry::LogFormat;
+use levelflow_worker::WorkerConfig;
+use serde::{Deserialize, Serialize};
+
+/// The settings of the program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// What is logged: a level, or directives such as `warn,levelflow_worker=debug`.
+    pub(crate) log: Option<String>,
+    /// How log lines look.
+    pub(crate) log_format: LogFormat,
+    /// Where runs are kept.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The coordinator that clients and workers talk to.
+    pub(crate) address: Option<String>,
+    /// Where a coordinator serves.
+    pub(crate) listen: SocketAddr,
+    /// How long a stopping process waits for what is under way.
+    pub(crate) stop_grace: HumanDuration,
+    /// The worker.
+    pub(crate) worker: WorkerConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            log: None,
+            log_format: LogFormat::default(),
+            data_dir: None,
+            address: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            stop_grace: HumanDuration(Duration::from_secs(10)),
+            worker: WorkerConfig::default(),
+        }
+    }
+}
+
+impl Checked for Settings {
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        self.worker.validate().map_err(|error| match error {
+            levelflow_worker::WorkerError::Setting { setting, problem } => InvalidSetting {
+                key: format!("worker.{setting}"),
+                problem,
+            },
+            other => InvalidSetting {
+                key: "worker".to_owned(),
+                problem: other.to_string(),
+            },
+        })
+    }
+}
+
+/// The settings that flags were given for.
+#[derive(Debug, Default)]
+pub(crate) struct Flags(pub(crate) BTreeMap<String, FlagValue>);
+
+impl Flags {
+    /// A flag with a text.
+    pub(crate) fn text(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.set(key, FlagValue::Text(value.to_owned()));
+        }
+    }
+
+    /// A flag with a number.
+    pub(crate) fn number(&mut self, key: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.set(key, FlagValue::Number(value));
+        }
+    }
+
+    /// A flag that is there or not.
+    pub(crate) fn switch(&mut self, key: &str, given: bool) {
+        if given {
+            self.set(key, FlagValue::Switch(true));
+        }
+    }
+
+    /// A flag that may come several times.
+    pub(crate) fn list(&mut self, key: &str, values: &[String]) {
+        if !values.is_empty() {
+            self.set(key, FlagValue::List(values.to_vec()));
+        }
+    }
+
+    /// A flag with a key and a value that may come several times.
+    pub(crate) fn map(&mut self, key: &str, pairs: &[(String, String)]) {
+        if !pairs.is_empty() {
+            self.set(key, FlagValue::Map(pairs.iter().cloned().collect()));
+        }
+    }
+
+    fn set(&mut self, key: &str, value: FlagValue) {
+        self.0.insert(key.to_owned(), value);
+    }
+}

@@ -1,0 +1,103 @@
+//! Workflows and inputs from files.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use levelflow_common::document;
+use levelflow_common::inputs::{FieldProblem, bind, parse_argument};
+use levelflow_common::limits::MAX_FILE_BYTES;
+use levelflow_common::suggest::did_you_mean;
+use levelflow_common::workflow::Workflow;
+use levelflow_engine::Definition;
+use serde_json::{Map, Value};
+
+use crate::arguments::InputArguments;
+use crate::error::CliError;
+
+/// Reads a workflow and checks all of it.
+pub(crate) fn read_workflow(path: &Path) -> Result<Definition, CliError> {
+    let name = name_of(path);
+    // One byte over the limit is enough for the reader to see and to refuse what is too long.
+    let text = read_up_to(path, MAX_FILE_BYTES + 1)?;
+    Definition::compile(document::read(&name, &text)).map_err(|problems| CliError::Workflow {
+        name,
+        problems: Box::new(problems),
+    })
+}
+
+/// The inputs of a run: those of the flags, then those of the file, then the defaults.
+pub(crate) fn read_inputs(
+    workflow: &Workflow,
+    arguments: &InputArguments,
+) -> Result<Bytes, CliError> {
+    let mut given = match &arguments.inputs_file {
+        Some(path) => read_inputs_file(path)?,
+        None => Map::new(),
+    };
+    let mut problems = Vec::new();
+    for (name, text) in &arguments.inputs {
+        let Some(spec) = workflow.inputs.get(name) else {
+            let known = workflow.inputs.keys().map(String::as_str);
+            let help = did_you_mean(name, known)
+                .map_or_else(String::new, |suggestion| format!("; {suggestion}"));
+            problems.push(FieldProblem {
+                field: name.clone(),
+                message: format!("the workflow has no such input{help}"),
+            });
+            continue;
+        };
+        match parse_argument(spec, text) {
+            Ok(value) => {
+                given.insert(name.clone(), value);
+            }
+            Err(message) => problems.push(FieldProblem {
+                field: name.clone(),
+                message,
+            }),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(CliError::Inputs(problems));
+    }
+    bind(workflow, &given).map_err(CliError::Inputs)
+}
+
+fn read_inputs_file(path: &Path) -> Result<Map<String, Value>, CliError> {
+    let name = name_of(path);
+    // A limit for the file; that for the inputs themselves is checked with them.
+    let text = read_up_to(path, MAX_FILE_BYTES + 1)?;
+    document::read_map(&name, &text).map_err(|problems| CliError::InputsFile {
+        name,
+        problems: Box::new(problems),
+    })
+}
+
+fn name_of(path: &Path) -> String {
+    if is_stdin(path) {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn read_up_to(path: &Path, bytes: usize) -> Result<Vec<u8>, CliError> {
+    let unreadable = |source| CliError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = Vec::new();
+    let limit = bytes as u64;
+    if is_stdin(path) {
+        std::io::stdin().lock().take(limit).read_to_end(&mut text)
+    } else {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        file.take(limit).read_to_end(&mut text)
+    }
+    .map_err(unreadable)?;
+    Ok(text)
+}
