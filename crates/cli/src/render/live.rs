@@ -413,7 +413,7 @@ mod tests {
         );
         assert_eq!(
             texts(&Progress::of(&failed_run()), 20, 10)[1],
-            "✗ level 1       2/2 "
+            "✗ level 1       2/2"
         );
     }
 

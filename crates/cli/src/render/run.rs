@@ -68,7 +68,11 @@ fn table(run: &RunView, now: Timestamp, styling: Styling) -> String {
         });
         shown.truncate(MAX_ROWS);
     }
-    shown.sort_by_key(|task| task.level);
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (place, task) in run.tasks.iter().enumerate() {
+        places.entry(&task.task_id).or_insert(place);
+    }
+    shown.sort_by_key(|task| (task.level, places[task.task_id.as_ref()], task.item));
     let mut table = Table::new(&[
         ("level", Align::Right),
         ("task", Align::Left),
