@@ -7,7 +7,6 @@ use bytes::Bytes;
 use levelflow_common::document;
 use levelflow_common::inputs::{FieldProblem, bind, parse_argument};
 use levelflow_common::limits::MAX_FILE_BYTES;
-use levelflow_common::suggest::did_you_mean;
 use levelflow_common::workflow::Workflow;
 use levelflow_engine::Definition;
 use serde_json::{Map, Value};
@@ -37,17 +36,12 @@ pub(crate) fn read_inputs(
     };
     let mut problems = Vec::new();
     for (name, text) in &arguments.inputs {
-        let Some(spec) = workflow.inputs.get(name) else {
-            let known = workflow.inputs.keys().map(String::as_str);
-            let help = did_you_mean(name, known)
-                .map_or_else(String::new, |suggestion| format!("; {suggestion}"));
-            problems.push(FieldProblem {
-                field: name.clone(),
-                message: format!("the workflow has no such input{help}"),
-            });
-            continue;
+        // An input that the workflow does not have is found below, with all others that are wrong.
+        let parsed = match workflow.inputs.get(name) {
+            Some(spec) => parse_argument(spec, text),
+            None => Ok(Value::Null),
         };
-        match parse_argument(spec, text) {
+        match parsed {
             Ok(value) => {
                 given.insert(name.clone(), value);
             }
@@ -57,10 +51,22 @@ pub(crate) fn read_inputs(
             }),
         }
     }
-    if !problems.is_empty() {
-        return Err(CliError::Inputs(problems));
+    match bind(workflow, &given) {
+        Ok(inputs) if problems.is_empty() => return Ok(inputs),
+        Ok(_) => {}
+        Err(found) => {
+            let known = problems.len();
+            for problem in found {
+                if problems[..known]
+                    .iter()
+                    .all(|other| other.field != problem.field)
+                {
+                    problems.push(problem);
+                }
+            }
+        }
     }
-    bind(workflow, &given).map_err(CliError::Inputs)
+    Err(CliError::Inputs(problems))
 }
 
 fn read_inputs_file(path: &Path) -> Result<Map<String, Value>, CliError> {

@@ -218,13 +218,20 @@ fn failures(run: &RunView, styling: Styling) -> String {
         let Some(failure) = &task.failure else {
             continue;
         };
+        // A run that succeeded all the same was allowed to go on.
+        let (word, style, end) = if run.summary.status == RunStatus::Succeeded {
+            (
+                "warning",
+                style::of_run(RunStatus::Cancelled),
+                ", the run went on",
+            )
+        } else {
+            ("error", style::of_run(RunStatus::Failed), "")
+        };
         let _ = writeln!(
             text,
-            "{}: task `{}` failed after {}",
-            styling.paint(
-                style::of_task(TaskStatus::Failed),
-                &format!("error[{}]", failure.code)
-            ),
+            "{}: task `{}` failed after {}{end}",
+            styling.paint(style, &format!("{word}[{}]", failure.code)),
             task_name(task),
             counted(task.attempts as usize, "attempt"),
         );
