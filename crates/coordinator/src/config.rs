@@ -23,6 +23,8 @@ pub struct CoordinatorConfig {
     pub max_open_runs: usize,
     /// How long identical submits that ask for it are taken for one.
     pub dedup_window: Duration,
+    /// How long runs are kept after their end; forever if not given.
+    pub retention: Option<Duration>,
     /// Threads that evaluate expressions; 0 for one for each core.
     pub prepare_threads: usize,
 }
@@ -46,6 +48,7 @@ impl Default for CoordinatorConfig {
             max_queue: 10_000,
             max_open_runs: 100_000,
             dedup_window: limits::DEDUP_WINDOW,
+            retention: Some(Duration::from_secs(30 * 24 * 3600)),
             prepare_threads: 0,
         }
     }

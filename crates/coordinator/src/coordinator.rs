@@ -21,6 +21,7 @@ use crate::definitions::Definitions;
 use crate::error::StartError;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
+use crate::retention;
 use crate::server;
 use crate::service::Backend;
 
@@ -81,6 +82,11 @@ impl Coordinator {
         });
         levelflow_runtime::task::spawn("actor", actor.run());
 
+        let stop = CancellationToken::new();
+        if let Some(retention) = config.retention {
+            let enforce = retention::enforce(store.clone(), clock, retention, stop.clone());
+            levelflow_runtime::task::spawn("retention", enforce);
+        }
         let backend = Backend {
             actor: sender.clone(),
             store,
@@ -90,7 +96,6 @@ impl Coordinator {
             next_session: Arc::new(AtomicU64::new(1)),
         };
         let routes = server::routes(backend).await?;
-        let stop = CancellationToken::new();
         let (channel, connections) = server::duplex_channel();
         let inside = server::serve_duplex(connections, routes.clone(), stop.clone());
         let mut servers = vec![spawn_server("server inside the process", inside)];

@@ -11,6 +11,7 @@ mod definitions;
 mod error;
 mod prepare;
 mod recovery;
+mod retention;
 mod server;
 mod service;
 

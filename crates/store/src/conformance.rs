@@ -37,6 +37,7 @@ macro_rules! conformance {
             recovery_gives_open_runs_only
             large_payloads_are_kept
             concurrent_appends_keep_their_order
+            old_runs_are_pruned
             a_closed_store_says_so
         }
     };
@@ -639,6 +640,29 @@ pub(crate) async fn concurrent_appends_keep_their_order(store: &impl Store) {
         let expected: Vec<_> = (1..=ENTRIES + 1).collect();
         assert_eq!(sequences(&read), expected);
     }
+}
+
+pub(crate) async fn old_runs_are_pruned(store: &impl Store) {
+    for number in 1..=4 {
+        append(store, vec![sample::submit(number)]).await.unwrap();
+        if number != 2 {
+            append(store, vec![sample::finish(number, 2)])
+                .await
+                .unwrap();
+        }
+    }
+    // The end of run 4 is not before itself.
+    let before = sample::at(4, 2);
+    assert_eq!(store.prune(before, 1).await.unwrap(), 1);
+    assert_eq!(store.prune(before, 10).await.unwrap(), 1);
+    assert_eq!(store.prune(before, 10).await.unwrap(), 0);
+    let left: Vec<_> = listed(store, RunFilter::default()).await;
+    let left: Vec<_> = left.into_iter().map(|run| run.run_id).collect();
+    assert_eq!(left, [sample::run_id(4), sample::run_id(2)]);
+    let pruned = sample::run_id(1);
+    assert_eq!(store.journal(pruned, 0, 10).await.unwrap(), None);
+    assert_eq!(store.summary(pruned).await.unwrap(), None);
+    append(store, vec![sample::finish(2, 2)]).await.unwrap();
 }
 
 pub(crate) async fn a_closed_store_says_so(store: &impl Store) {

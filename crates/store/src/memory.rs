@@ -179,21 +179,41 @@ impl State {
     /// Drops the oldest ended runs over the bound. Definitions stay: whoever appends sends them once.
     fn forget(&mut self) {
         while self.ended.len() > self.kept_runs {
-            let Some(run) = self
-                .ended
-                .pop_front()
-                .and_then(|number| self.runs.remove(&number))
-            else {
-                return;
-            };
-            let number = self.numbers.remove(&run.summary.run_id);
-            if let Some(key) = run.key {
-                let name = (run.summary.tenant.to_string(), key.key.to_string());
-                if let Some(runs) = self.keys.get_mut(&name) {
-                    runs.retain(|other| Some(*other) != number);
-                    if runs.is_empty() {
-                        self.keys.remove(&name);
-                    }
+            if let Some(number) = self.ended.pop_front() {
+                self.remove(number);
+            }
+        }
+    }
+
+    fn prune(&mut self, ended_before: Timestamp, limit: usize) -> usize {
+        let old: Vec<RunNumber> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| {
+                let finished_at = run.summary.finished_at;
+                finished_at.is_some_and(|at| at < ended_before)
+            })
+            .map(|(&number, _)| number)
+            .take(limit)
+            .collect();
+        self.ended.retain(|number| !old.contains(number));
+        for &number in &old {
+            self.remove(number);
+        }
+        old.len()
+    }
+
+    fn remove(&mut self, number: RunNumber) {
+        let Some(run) = self.runs.remove(&number) else {
+            return;
+        };
+        self.numbers.remove(&run.summary.run_id);
+        if let Some(key) = run.key {
+            let name = (run.summary.tenant.to_string(), key.key.to_string());
+            if let Some(runs) = self.keys.get_mut(&name) {
+                runs.retain(|other| *other != number);
+                if runs.is_empty() {
+                    self.keys.remove(&name);
                 }
             }
         }
@@ -311,6 +331,10 @@ impl Store for Memory {
 
     async fn definition(&self, digest: WorkflowDigest) -> Result<Option<Bytes>, StoreError> {
         Ok(self.open()?.definitions.get(&digest).cloned())
+    }
+
+    async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        Ok(self.open()?.prune(ended_before, limit))
     }
 
     async fn close(&self) -> Result<(), StoreError> {

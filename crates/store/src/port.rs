@@ -53,6 +53,10 @@ pub trait Store: Send + Sync + 'static {
     /// The canonical form of a workflow.
     async fn definition(&self, digest: WorkflowDigest) -> Result<Option<Bytes>, StoreError>;
 
+    /// Deletes runs that ended before a time, the oldest first, at most `limit`, and says how many. Runs
+    /// that were submitted before it and have not ended stay.
+    async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
     /// Waits for what was appended, and closes.
     async fn close(&self) -> Result<(), StoreError>;
 }

@@ -22,6 +22,7 @@ use crate::port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord
 
 mod column;
 mod connection;
+mod prune;
 mod query;
 mod reader;
 mod write;
@@ -247,6 +248,22 @@ impl Store for Sqlite {
 
     async fn definition(&self, digest: WorkflowDigest) -> Result<Option<Bytes>, StoreError> {
         self.read(move |database| database.definition(digest)).await
+    }
+
+    async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let (done, answer) = oneshot::channel();
+        let lost = StoreError::ThreadLost { thread: "writer" };
+        {
+            let threads = self.threads();
+            let senders = threads.senders.as_ref().ok_or(StoreError::Closed)?;
+            let request = Request::Prune {
+                ended_before,
+                limit,
+                done,
+            };
+            senders.writer.send(request).map_err(|_| lost.clone())?;
+        }
+        answer.await.map_err(|_| lost)?
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -8,13 +8,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::Timestamp;
 use levelflow_engine::Fact;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 use tokio::sync::oneshot;
 
 use super::query::Database;
-use super::{connection, write};
+use super::{connection, prune, write};
 use crate::codec::Encoder;
 use crate::error::StoreError;
 use crate::port::{Batch, Recovery};
@@ -39,6 +40,11 @@ pub(super) struct Append {
 pub(super) enum Request {
     Append(Append),
     Recover(oneshot::Sender<Result<Recovery, StoreError>>),
+    Prune {
+        ended_before: Timestamp,
+        limit: usize,
+        done: oneshot::Sender<Result<usize, StoreError>>,
+    },
 }
 
 pub(super) struct Writer {
@@ -84,6 +90,17 @@ impl Writer {
                 Request::Append(append) => {
                     next = self.gather(append, &mut group);
                     self.commit(&mut group);
+                    self.bound_wal();
+                }
+                Request::Prune {
+                    ended_before,
+                    limit,
+                    done,
+                } => {
+                    let pruned = prune::prune(&mut self.connection, ended_before, limit)
+                        .map_err(|error| StoreError::database("write", &self.path, error));
+                    // Who asked may have gone; what was deleted is gone all the same.
+                    let _ = done.send(pruned);
                     self.bound_wal();
                 }
                 Request::Recover(done) => {
