@@ -146,7 +146,7 @@ impl Engine {
         let lost: Vec<_> = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.session.is_none() && worker.leases.is_empty())
+            .filter(|(_, worker)| worker.session.is_none() && worker.leases == 0)
             .map(|(key, _)| key)
             .collect();
         for key in lost {

@@ -92,7 +92,7 @@ impl Engine {
         *self.live_task(key, task) = LiveTask::Leased(token);
         let holder = self.workers.get_mut(worker);
         holder.credits -= 1;
-        holder.leases.insert(token);
+        holder.leases += 1;
         if let Some(session) = holder.session {
             self.command(after, Command::Dispatch { session, token });
         }
@@ -159,7 +159,7 @@ impl Engine {
     /// Forgets a lease, without a word to anyone.
     pub(crate) fn end_lease(&mut self, token: FencingToken) -> Option<Lease> {
         let lease = self.leases.revoke(token)?;
-        self.workers.get_mut(lease.worker).leases.remove(&token);
+        self.workers.get_mut(lease.worker).leases -= 1;
         self.runs[lease.run.0 as usize].leases -= 1;
         Some(lease)
     }

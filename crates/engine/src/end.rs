@@ -152,8 +152,7 @@ impl Engine {
             outputs,
             failure,
         };
-        let definition = run.state.definition.clone();
-        self.measured.run_ended(&definition);
+        self.measured.run_ended(&self.runs[key.0 as usize]);
         let after = self.gathering();
         self.command(after, Command::Ended(Box::new(ended)));
     }

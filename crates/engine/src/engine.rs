@@ -175,10 +175,12 @@ impl Engine {
         }
         let number = self.gathering;
         self.gathering.0 += 1;
+        // The next batch is likely to be about as large.
+        let next = Vec::with_capacity(self.entries.len());
         Some(Gathered {
             number,
             definitions: std::mem::take(&mut self.definitions),
-            entries: std::mem::take(&mut self.entries),
+            entries: std::mem::replace(&mut self.entries, next),
         })
     }
 
@@ -264,10 +266,9 @@ impl Engine {
     pub(crate) fn follow(&mut self, now: Timestamp, key: RunKey) {
         let mut changes = std::mem::take(&mut self.changes);
         let mut freed = false;
-        let mut ready = Vec::new();
-        for change in changes.drain(..) {
+        for &change in &changes {
             match change {
-                Change::Ready(task) => ready.push(task),
+                Change::Ready(_) => {}
                 Change::Ended(task) => {
                     self.release(key, task);
                     if !self.run(key).lists.is_empty() {
@@ -282,16 +283,19 @@ impl Engine {
                 }
             }
         }
-        self.changes = changes;
-        let state = &self.run(key).state;
-        if state.status == RunStatus::Running {
-            for task in ready {
-                self.admit(now, key, task);
+        // Only now, when all that ended has left its place.
+        if self.run(key).state.status == RunStatus::Running {
+            for change in &changes {
+                if let &Change::Ready(task) = change {
+                    self.admit(now, key, task);
+                }
             }
             if freed {
                 self.admit_gated(now, key);
             }
         }
+        changes.clear();
+        self.changes = changes;
         self.finish_if_done(now, key);
     }
 

@@ -52,14 +52,12 @@ impl Engine {
                 matches!(live, Some(LiveTask::Leased(known)) if *known == token),
                 "lease {token:?} is on a task that is {live:?}"
             );
-            let worker = self.workers.get(lease.worker);
-            assert!(
-                worker.leases.contains(&token),
-                "the worker does not know {token:?}"
-            );
         }
-        let held: usize = self.workers.iter().map(|(_, it)| it.leases.len()).sum();
-        assert_eq!(held, self.leases.len(), "a worker has a lease too many");
+        assert_eq!(
+            self.leases.len(),
+            self.leases.iter().count(),
+            "the leases are miscounted"
+        );
         assert!(
             self.leases.is_empty() || self.sweep_at.is_some(),
             "leases are not swept"
@@ -73,14 +71,18 @@ impl Engine {
                 Some(session) => assert!(sessions.insert(session), "two workers share a session"),
                 None => {
                     assert_eq!(worker.credits, 0, "a worker without a session has credits");
-                    for &token in &worker.leases {
-                        assert!(
-                            self.leases.get(token).is_some_and(|lease| lease.sent),
-                            "an unsent lease is held by a worker without a session"
-                        );
-                    }
+                    let sent = |token| self.leases.get(token).is_some_and(|it| it.sent);
+                    assert!(
+                        self.leases.of(key).into_iter().all(sent),
+                        "a worker without a session holds what was never sent"
+                    );
                 }
             }
+            assert_eq!(
+                worker.leases as usize,
+                self.leases.of(key).len(),
+                "the leases of a worker are miscounted"
+            );
             for lane in self.lanes.ids() {
                 let lane = self.lanes.get(lane);
                 let serves = lane.workers.iter().filter(|&&other| other == key).count();
@@ -163,6 +165,13 @@ impl Engine {
         );
         match run.state.status {
             RunStatus::Running => {
+                if let Some(limit) = run.state.definition.workflow.timeout {
+                    let at = run.state.submitted_at.saturating_add(limit.0);
+                    assert!(
+                        self.timers.contains(at, Timer::RunTimeout(key)),
+                        "nothing ends the run at its timeout"
+                    );
+                }
                 assert_eq!(
                     run.state.open == 0,
                     run.rendering.is_some(),
@@ -189,13 +198,24 @@ impl Engine {
             if task.status.is_terminal() {
                 assert!(matches!(live, LiveTask::Idle), "an ended task is {live:?}");
             }
-            if run.state.status != RunStatus::Running || !matches!(live, LiveTask::Idle) {
-                continue;
-            }
             // Items wait for the values of their list after a restart.
             if let Place::Item { of, .. } = task.place
                 && !run.lists.contains_key(&of)
             {
+                continue;
+            }
+            if run.state.status != RunStatus::Running || task.status.is_terminal() {
+                continue;
+            }
+            let spec = &run.state.definition.tasks[run.state.defined(index).0 as usize];
+            if let (Some(limit), Some(from)) = (spec.total_timeout, task.queued_at) {
+                let at = from.saturating_add(limit);
+                assert!(
+                    self.timers.contains(at, Timer::TaskTimeout(key, index)),
+                    "nothing ends task {index:?} at its total timeout"
+                );
+            }
+            if !matches!(live, LiveTask::Idle) {
                 continue;
             }
             match task.status {

@@ -18,6 +18,8 @@ pub(crate) struct Lane {
     pub(crate) queue: ReadyQueue,
     /// Tasks that wait in it.
     pub(crate) waiting: usize,
+    /// The place of its queue among [`Lanes::queues`].
+    queue_number: usize,
 }
 
 /// All lanes that were ever asked for; their number is bounded by that of distinct requirements.
@@ -25,7 +27,9 @@ pub(crate) struct Lane {
 pub(crate) struct Lanes {
     all: Vec<Lane>,
     by_requirement: BTreeMap<Requirement, LaneId>,
-    waiting_by_queue: BTreeMap<Arc<str>, usize>,
+    /// Tasks that wait in each queue, in all its lanes.
+    queues: Vec<usize>,
+    queue_numbers: BTreeMap<Arc<str>, usize>,
 }
 
 impl Lanes {
@@ -35,6 +39,13 @@ impl Lanes {
             return lane;
         }
         let lane = LaneId(self.all.len() as u32);
+        let queue_number = *self
+            .queue_numbers
+            .entry(requirement.queue.clone())
+            .or_insert(self.queues.len());
+        if queue_number == self.queues.len() {
+            self.queues.push(0);
+        }
         self.all.push(Lane {
             requirement: requirement.clone(),
             workers: workers
@@ -44,6 +55,7 @@ impl Lanes {
                 .collect(),
             queue: ReadyQueue::default(),
             waiting: 0,
+            queue_number,
         });
         self.by_requirement.insert(requirement.clone(), lane);
         lane
@@ -77,10 +89,7 @@ impl Lanes {
 
     pub(crate) fn count(&mut self, lane: LaneId, entered: bool) {
         let lane = &mut self.all[lane.0 as usize];
-        let queue = self
-            .waiting_by_queue
-            .entry(lane.requirement.queue.clone())
-            .or_default();
+        let queue = &mut self.queues[lane.queue_number];
         if entered {
             lane.waiting += 1;
             *queue += 1;
@@ -92,6 +101,8 @@ impl Lanes {
 
     /// Tasks that wait in a queue, in all its lanes.
     pub(crate) fn waiting_in(&self, queue: &str) -> usize {
-        self.waiting_by_queue.get(queue).copied().unwrap_or(0)
+        self.queue_numbers
+            .get(queue)
+            .map_or(0, |&number| self.queues[number])
     }
 }

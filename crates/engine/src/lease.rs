@@ -1,6 +1,6 @@
 //! Leases: which attempt is on which worker, and until when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use levelflow_common::{FencingToken, Timestamp};
@@ -28,10 +28,16 @@ pub(crate) struct Lease {
 }
 
 /// The leases, by token.
+///
+/// Most attempts are short, so most leases have a token among the last ones: those are in a window that
+/// is indexed by token. The few that stay for long move to a tree.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    by_token: BTreeMap<FencingToken, Lease>,
-    next: u64,
+    old: BTreeMap<FencingToken, Lease>,
+    recent: VecDeque<Option<Lease>>,
+    /// The token of the first in `recent`.
+    first: u64,
+    count: usize,
 }
 
 /// Tokens count within an epoch: 2^44 attempts, five years at 100 000 a second, in 2^20 epochs.
@@ -40,39 +46,81 @@ const EPOCH_SHIFT: u32 = 44;
 impl Leases {
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
-            by_token: BTreeMap::new(),
-            next: epoch << EPOCH_SHIFT,
+            old: BTreeMap::new(),
+            recent: VecDeque::new(),
+            first: (epoch << EPOCH_SHIFT) + 1,
+            count: 0,
         }
     }
 
     pub(crate) fn grant(&mut self, lease: Lease) -> FencingToken {
-        self.next += 1;
-        let token = FencingToken(self.next);
-        self.by_token.insert(token, lease);
+        let token = FencingToken(self.first + self.recent.len() as u64);
+        self.recent.push_back(Some(lease));
+        self.count += 1;
+        self.shorten_window();
         token
     }
 
+    fn shorten_window(&mut self) {
+        let most = 2 * self.count + 64;
+        while self.recent.len() > most || matches!(self.recent.front(), Some(None)) {
+            if let Some(Some(lease)) = self.recent.pop_front() {
+                self.old.insert(FencingToken(self.first), lease);
+            }
+            self.first += 1;
+        }
+    }
+
+    fn place(&self, token: FencingToken) -> Option<usize> {
+        token.0.checked_sub(self.first).map(|place| place as usize)
+    }
+
     pub(crate) fn get(&self, token: FencingToken) -> Option<&Lease> {
-        self.by_token.get(&token)
+        match self.place(token) {
+            Some(place) => self.recent.get(place)?.as_ref(),
+            None => self.old.get(&token),
+        }
     }
 
     pub(crate) fn get_mut(&mut self, token: FencingToken) -> Option<&mut Lease> {
-        self.by_token.get_mut(&token)
+        match self.place(token) {
+            Some(place) => self.recent.get_mut(place)?.as_mut(),
+            None => self.old.get_mut(&token),
+        }
     }
 
     pub(crate) fn revoke(&mut self, token: FencingToken) -> Option<Lease> {
-        self.by_token.remove(&token)
+        let lease = match self.place(token) {
+            Some(place) => self.recent.get_mut(place)?.take(),
+            None => self.old.remove(&token),
+        }?;
+        self.count -= 1;
+        self.shorten_window();
+        Some(lease)
     }
 
+    /// The leases in the order of their tokens.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FencingToken, &Lease)> {
-        self.by_token.iter().map(|(&token, lease)| (token, lease))
+        let recent = (self.first..).map(FencingToken).zip(&self.recent);
+        self.old
+            .iter()
+            .map(|(&token, lease)| (token, lease))
+            .chain(recent.filter_map(|(token, lease)| Some((token, lease.as_ref()?))))
+    }
+
+    /// The tokens of a worker's leases.
+    pub(crate) fn of(&self, worker: WorkerKey) -> Vec<FencingToken> {
+        self.iter()
+            .filter(|(_, lease)| lease.worker == worker)
+            .map(|(token, _)| token)
+            .collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_token.is_empty()
+        self.count == 0
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_token.len()
+        self.count
     }
 }

@@ -63,6 +63,8 @@ pub(crate) enum LiveTask {
 /// What is the same for all runs of a definition.
 #[derive(Debug)]
 pub(crate) struct Profile {
+    /// Where its measurements are kept.
+    pub(crate) measured: usize,
     /// The lane of each task.
     pub(crate) lanes: Vec<LaneId>,
     /// For each task the expected time to the end of the run, in microseconds.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::{TaskKind, WorkflowDigest};
+use slab::Slab;
 
 use crate::definition::Definition;
 use crate::lane::Lanes;
-use crate::live::Profile;
+use crate::live::{LiveRun, Profile};
 use crate::record::TaskIndex;
 use crate::worker::Workers;
 
@@ -18,13 +19,15 @@ const MAX_DEFINITIONS: usize = 4096;
 /// Durations of tasks by definition.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    by_digest: BTreeMap<WorkflowDigest, Measurements>,
+    by_digest: BTreeMap<WorkflowDigest, usize>,
+    all: Slab<Measurements>,
     /// Counts submits, to tell which definition was used least lately.
     uses: u64,
 }
 
 #[derive(Debug)]
 struct Measurements {
+    digest: WorkflowDigest,
     profile: Arc<Profile>,
     /// Moving averages in microseconds; 0 where nothing was measured.
     micros: Vec<u64>,
@@ -41,21 +44,20 @@ impl Measured {
         workers: &Workers,
     ) -> (Arc<Profile>, bool) {
         self.uses += 1;
-        if let Some(known) = self.by_digest.get_mut(&definition.digest) {
+        if let Some(&number) = self.by_digest.get(&definition.digest) {
+            let known = &mut self.all[number];
             known.last_use = self.uses;
             return (known.profile.clone(), false);
         }
         if self.by_digest.len() >= MAX_DEFINITIONS
-            && let Some(oldest) = self
-                .by_digest
-                .iter()
-                .min_by_key(|(_, known)| known.last_use)
-                .map(|(&digest, _)| digest)
+            && let Some((oldest, _)) = self.all.iter().min_by_key(|(_, known)| known.last_use)
         {
-            self.by_digest.remove(&oldest);
+            self.by_digest.remove(&self.all.remove(oldest).digest);
         }
         let micros = vec![0; definition.plan.len()];
+        let entry = self.all.vacant_entry();
         let profile = Arc::new(Profile {
+            measured: entry.key(),
             lanes: definition
                 .tasks
                 .iter()
@@ -63,21 +65,27 @@ impl Measured {
                 .collect(),
             remaining: remaining(definition, &micros),
         });
-        self.by_digest.insert(
-            definition.digest,
-            Measurements {
-                profile: profile.clone(),
-                micros,
-                runs: 0,
-                last_use: self.uses,
-            },
-        );
+        self.by_digest.insert(definition.digest, entry.key());
+        entry.insert(Measurements {
+            digest: definition.digest,
+            profile: profile.clone(),
+            micros,
+            runs: 0,
+            last_use: self.uses,
+        });
         (profile, true)
     }
 
+    /// What is measured for a definition, if that is still kept.
+    fn of(&mut self, profile: &Profile, digest: WorkflowDigest) -> Option<&mut Measurements> {
+        self.all
+            .get_mut(profile.measured)
+            .filter(|known| known.digest == digest)
+    }
+
     /// An attempt at a task succeeded.
-    pub(crate) fn note(&mut self, digest: WorkflowDigest, task: TaskIndex, took: Duration) {
-        if let Some(known) = self.by_digest.get_mut(&digest) {
+    pub(crate) fn note(&mut self, run: &LiveRun, task: TaskIndex, took: Duration) {
+        if let Some(known) = self.of(&run.profile, run.state.definition.digest) {
             let micros = &mut known.micros[task.0 as usize];
             let took = took.as_micros() as u64 + 1;
             *micros = if *micros == 0 {
@@ -89,11 +97,13 @@ impl Measured {
     }
 
     /// A run of the definition ended: now and then the order of its tasks is computed anew.
-    pub(crate) fn run_ended(&mut self, definition: &Definition) {
-        if let Some(known) = self.by_digest.get_mut(&definition.digest) {
+    pub(crate) fn run_ended(&mut self, run: &LiveRun) {
+        let definition = &run.state.definition;
+        if let Some(known) = self.of(&run.profile, definition.digest) {
             known.runs += 1;
             if known.runs.is_power_of_two() || known.runs.is_multiple_of(1024) {
                 known.profile = Arc::new(Profile {
+                    measured: known.profile.measured,
                     lanes: known.profile.lanes.clone(),
                     remaining: remaining(definition, &known.micros),
                 });

@@ -42,9 +42,8 @@ impl Engine {
         match self.within_bounds(key, result) {
             Ok(output) => {
                 let worker = Some(self.workers.get(lease.worker).hello.worker.clone());
-                let state = &self.run(key).state;
-                let (digest, defined) = (state.definition.digest, state.defined(task));
-                self.measured.note(digest, defined, duration);
+                let run = &self.runs[key.0 as usize];
+                self.measured.note(run, run.state.defined(task), duration);
                 let fact = Fact::Succeeded {
                     task,
                     attempt: lease.attempt,

@@ -1,8 +1,8 @@
 //! The queue of ready tasks that wait for the same kind of worker.
 //!
 //! Order: priority class; inside a class tenants take turns; of one tenant's tasks the one with the
-//! longest remaining path, then the one with more dependents, then the first come. A task that has
-//! waited for longer than the ageing time goes before all of that.
+//! longest remaining path, then the one with more dependents, then the first come. Now and then a task
+//! that has waited for longer than the ageing time goes before all of that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -26,16 +26,23 @@ pub(crate) struct Ready {
     pub(crate) since: Timestamp,
 }
 
+/// Of so many tasks that a lane gives out in a row, at most one goes first because of its age: where
+/// everything has waited for too long, the more urgent still comes first most of the time.
+const AGED_ONE_IN: u32 = 4;
+
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue {
     classes: [Class; Priority::ALL.len()],
+    /// Tasks to take by score before one may be taken by age.
+    until_aged: u32,
 }
 
 #[derive(Debug, Default)]
 struct Class {
+    /// Tenants that have tasks, or had some when they last had a turn.
     tenants: BTreeMap<Arc<str>, BinaryHeap<Ready>>,
-    /// The tenant that had the last turn.
-    last: Option<Arc<str>>,
+    /// The same tenants; the first has the next turn.
+    turns: VecDeque<Arc<str>>,
     /// The same tasks in the order in which they came. A task that was taken by its score is still
     /// here, and one that was taken by its age is still in its heap, until it comes to the front.
     by_age: VecDeque<Aged>,
@@ -74,24 +81,27 @@ impl ReadyQueue {
         ageing: Duration,
         live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool,
     ) -> Option<Head> {
-        let mut best = None;
+        let mut best: Option<Head> = None;
         for (number, class) in self.classes.iter_mut().enumerate() {
-            class.forget_dead(live);
-            let aged = class.by_age.front();
-            let head = match aged {
-                Some(&oldest) if now.since(oldest.since) >= ageing => Head::Aged {
-                    oldest,
-                    class: number,
-                },
-                _ => match class.best() {
-                    Some(&ready) => Head::Scored {
+            let head = match class.oldest(live) {
+                None => continue,
+                Some(oldest) if self.until_aged == 0 && now.since(oldest.since) >= ageing => {
+                    Head::Aged {
+                        oldest,
+                        class: number,
+                    }
+                }
+                // Classes come in order, so only the age of a task can be better than this.
+                Some(_) if best.is_some() => continue,
+                Some(_) => match class.best(live) {
+                    Some(ready) => Head::Scored {
                         class: number,
                         ready: Reverse(ready),
                     },
                     None => continue,
                 },
             };
-            best = Some(best.map_or(head, |best: Head| best.min(head)));
+            best = Some(best.map_or(head, |best| best.min(head)));
         }
         best
     }
@@ -101,7 +111,11 @@ impl ReadyQueue {
         self.classes.iter().any(|class| {
             let scored = |it: &Ready| (it.run, it.task, it.order.0) == (run, task, ticket);
             let aged = |it: &Aged| (it.run, it.task, it.ticket) == (run, task, ticket);
-            class.by_age.iter().any(aged) && class.tenants.values().flatten().any(scored)
+            class.by_age.iter().any(aged)
+                && class.turns.iter().any(|tenant| {
+                    let heap = class.tenants.get(tenant);
+                    heap.is_some_and(|heap| heap.iter().any(scored))
+                })
         })
     }
 
@@ -112,10 +126,12 @@ impl ReadyQueue {
                 let class = &mut self.classes[class];
                 class.by_age.pop_front();
                 class.dead_in_heaps += 1;
+                self.until_aged = AGED_ONE_IN - 1;
                 (oldest.run, oldest.task)
             }
             Head::Scored { class, ready } => {
                 self.classes[class].take_turn();
+                self.until_aged = self.until_aged.saturating_sub(1);
                 (ready.0.run, ready.0.task)
             }
         }
@@ -134,60 +150,59 @@ impl Class {
         match self.tenants.get_mut(tenant) {
             Some(heap) => heap.push(ready),
             None => {
+                self.turns.push_back(tenant.clone());
                 self.tenants
                     .insert(tenant.clone(), BinaryHeap::from([ready]));
             }
         }
     }
 
-    /// The tenant whose turn it is: the next after the last one, round and round.
-    fn turn(&self) -> Option<&Arc<str>> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        self.last
-            .as_ref()
-            .and_then(|last| {
-                self.tenants
-                    .range::<Arc<str>, _>((Excluded(last), Unbounded))
-                    .next()
-            })
-            .or_else(|| self.tenants.first_key_value())
-            .map(|(tenant, _)| tenant)
-    }
-
-    fn best(&self) -> Option<&Ready> {
-        self.tenants[self.turn()?].peek()
-    }
-
-    fn take_turn(&mut self) {
-        if let Some(tenant) = self.turn().cloned() {
-            self.pop(&tenant);
-            self.last = Some(tenant);
+    /// The task that came first, if there is one.
+    fn oldest(&mut self, live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool) -> Option<Aged> {
+        if self.in_heaps == 0 {
+            self.by_age.clear();
+            return None;
         }
-    }
-
-    fn pop(&mut self, tenant: &Arc<str>) {
-        if let Some(heap) = self.tenants.get_mut(tenant) {
-            self.in_heaps -= usize::from(heap.pop().is_some());
-            if heap.is_empty() {
-                self.tenants.remove(tenant);
-            }
-        }
-    }
-
-    fn forget_dead(&mut self, live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool) {
+        self.forget_dead(live);
         while let Some(oldest) = self.by_age.front()
             && !live(oldest.run, oldest.task, oldest.ticket)
         {
             self.by_age.pop_front();
         }
-        while let Some(best) = self.best()
-            && !live(best.run, best.task, best.order.0)
-        {
-            if let Some(tenant) = self.turn().cloned() {
-                self.pop(&tenant);
+        self.by_age.front().copied()
+    }
+
+    /// The best task of the tenant whose turn it is. Tenants that have none lose their turn.
+    fn best(&mut self, live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool) -> Option<Ready> {
+        while let Some(tenant) = self.turns.front() {
+            if let Some(heap) = self.tenants.get_mut(tenant) {
+                while let Some(best) = heap.peek() {
+                    if live(best.run, best.task, best.order.0) {
+                        return Some(*best);
+                    }
+                    heap.pop();
+                    self.in_heaps -= 1;
+                }
+                self.tenants.remove(tenant);
             }
+            self.turns.pop_front();
         }
-        // What left in the other order stays behind; these keep it in proportion to what waits.
+        None
+    }
+
+    /// Takes what [`Class::best`] gave. An empty heap is kept until the tenant's next turn, since more
+    /// of its tasks may come.
+    fn take_turn(&mut self) {
+        if let Some(tenant) = self.turns.pop_front() {
+            if let Some(heap) = self.tenants.get_mut(&tenant) {
+                self.in_heaps -= usize::from(heap.pop().is_some());
+            }
+            self.turns.push_back(tenant);
+        }
+    }
+
+    /// Drops what left in the other order, and stays behind here, when that is more than what waits.
+    fn forget_dead(&mut self, live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool) {
         if self.by_age.len() > 2 * self.in_heaps + 64 {
             self.by_age
                 .retain(|entry| live(entry.run, entry.task, entry.ticket));
@@ -196,7 +211,6 @@ impl Class {
             for heap in self.tenants.values_mut() {
                 heap.retain(|ready| live(ready.run, ready.task, ready.order.0));
             }
-            self.tenants.retain(|_, heap| !heap.is_empty());
             self.in_heaps = self.tenants.values().map(BinaryHeap::len).sum();
             self.dead_in_heaps = 0;
         }

@@ -391,8 +391,10 @@ impl RunState {
         changes: &mut Vec<Change>,
     ) {
         // A list instead of recursion: a skip may run down a chain of any length.
-        let mut ends = vec![(task, status)];
-        while let Some((task, status)) = ends.pop() {
+        let mut ends = Vec::new();
+        let mut next = Some((task, status));
+        let definition = self.definition.clone();
+        while let Some((task, status)) = next {
             let state = &mut self.tasks[task.0 as usize];
             state.status = status;
             state.finished_at = Some(at);
@@ -411,7 +413,8 @@ impl RunState {
                 if *open == 0 {
                     self.end_list(of, at, changes);
                 }
-                continue;
+                // Nothing needs an item.
+                return;
             }
             if let Place::List { first, count, .. } = state.place {
                 // A list may end before its items: it has a total timeout of its own.
@@ -432,7 +435,6 @@ impl RunState {
             }
             let goes_on = status == TaskStatus::Succeeded
                 || status == TaskStatus::Failed && self.tolerates_failure_of(task);
-            let definition = self.definition.clone();
             for &dependent in definition.plan.dependents(task) {
                 let state = &mut self.tasks[dependent as usize];
                 if state.status != TaskStatus::Pending {
@@ -451,6 +453,7 @@ impl RunState {
                     ends.push((TaskIndex(dependent), TaskStatus::Skipped));
                 }
             }
+            next = ends.pop();
         }
     }
 

@@ -30,7 +30,7 @@ impl Engine {
             }
             replaced => {
                 if let Some(key) = replaced {
-                    self.lose_leases(now, key, |_| true, "the worker process was replaced");
+                    self.lose_leases(now, key, "the worker process was replaced");
                     self.remove_worker(key);
                 }
                 let worker = Worker {
@@ -38,15 +38,15 @@ impl Engine {
                     session: Some(session),
                     credits: 0,
                     draining: false,
-                    leases: BTreeSet::new(),
+                    leases: 0,
                 };
                 let key = self.workers.insert(worker);
                 self.lanes.worker_joined(key, self.workers.get(key));
                 key
             }
         };
-        let valid = &self.workers.get(key).leases;
-        let revoked = held.difference(valid).copied().collect();
+        let holds = |token| self.leases.get(token).is_some_and(|it| it.worker == key);
+        let revoked = held.into_iter().filter(|&token| !holds(token)).collect();
         self.command(
             BatchNumber::default(),
             Command::Welcome { session, revoked },
@@ -66,12 +66,11 @@ impl Engine {
         let replaced = worker.session.replace(session);
         worker.credits = 0;
         worker.draining = false;
-        let leases: Vec<FencingToken> = worker.leases.iter().copied().collect();
         if let Some(session) = replaced {
             let code = Code::WorkerIdTaken;
             self.command(BatchNumber::default(), Command::Close { session, code });
         }
-        for token in leases {
+        for token in self.leases.of(key) {
             if held.contains(&token) {
                 if let Some(lease) = self.leases.get_mut(token) {
                     lease.renewed_at = now;
@@ -91,13 +90,12 @@ impl Engine {
         let worker = self.workers.get_mut(key);
         worker.session = None;
         worker.credits = 0;
-        let leases: Vec<FencingToken> = worker.leases.iter().copied().collect();
-        for token in leases {
+        for token in self.leases.of(key) {
             if self.leases.get(token).is_some_and(|lease| !lease.sent) {
                 self.take_back(now, token);
             }
         }
-        if self.workers.get(key).leases.is_empty() {
+        if self.workers.get(key).leases == 0 {
             self.remove_worker(key);
         }
     }
@@ -162,23 +160,9 @@ impl Engine {
         }
     }
 
-    /// Ends leases of a worker that may have been running: each counts as a failed attempt.
-    pub(crate) fn lose_leases(
-        &mut self,
-        now: Timestamp,
-        key: WorkerKey,
-        which: impl Fn(&crate::lease::Lease) -> bool,
-        why: &str,
-    ) {
-        let tokens: Vec<FencingToken> = self
-            .workers
-            .get(key)
-            .leases
-            .iter()
-            .copied()
-            .filter(|&token| self.leases.get(token).is_some_and(&which))
-            .collect();
-        for token in tokens {
+    /// Ends the leases of a worker: each that may have been running counts as a failed attempt.
+    pub(crate) fn lose_leases(&mut self, now: Timestamp, key: WorkerKey, why: &str) {
+        for token in self.leases.of(key) {
             let message = format!("worker `{}`: {why}", self.workers.get(key).hello.worker);
             self.expire(now, token, Failure::retryable(Code::WorkerLost, message));
         }

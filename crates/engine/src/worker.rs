@@ -1,8 +1,5 @@
 //! The workers that the engine knows.
 
-use std::collections::BTreeSet;
-
-use levelflow_common::FencingToken;
 use slab::Slab;
 
 use crate::definition::Requirement;
@@ -20,7 +17,8 @@ pub(crate) struct Worker {
     /// Attempts that it will still take.
     pub(crate) credits: u32,
     pub(crate) draining: bool,
-    pub(crate) leases: BTreeSet<FencingToken>,
+    /// Attempts that it holds, or that are about to be sent.
+    pub(crate) leases: u32,
 }
 
 impl Worker {
@@ -41,7 +39,7 @@ impl Worker {
 
     /// Attempts under way for each 1024 slots: what least-busy placement compares.
     pub(crate) fn load(&self) -> u64 {
-        (self.leases.len() as u64 * 1024) / u64::from(self.hello.slots.max(1))
+        (u64::from(self.leases) * 1024) / u64::from(self.hello.slots.max(1))
     }
 }
 
