@@ -29,6 +29,17 @@ pub(crate) struct Context {
     pub(crate) interrupt: CancellationToken,
 }
 
+/// How a run is followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Following {
+    /// Without progress.
+    pub(crate) quiet: bool,
+    /// With what happened before this.
+    pub(crate) from_start: bool,
+    /// What to do with the run when the user interrupts.
+    pub(crate) on_interrupt: OnInterrupt,
+}
+
 impl Context {
     /// Writes an answer to standard output. Nobody who stopped reading is told about it.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
@@ -50,33 +61,31 @@ impl Context {
         }
     }
 
-    /// Shows progress the way that fits the streams.
-    fn observer(&self, quiet: bool) -> Box<dyn Observer> {
-        if quiet || (self.json && !self.terminal.err_is_live) {
-            Box::new(Silent)
-        } else if self.terminal.err_is_live {
-            Box::new(Live::new(std::io::stderr(), self.terminal.err))
-        } else {
-            Box::new(Lines::new(std::io::stderr()))
-        }
-    }
-
-    /// Follows a run with progress on standard error.
+    /// Follows a run with progress on standard error, the way that fits the stream.
     pub(crate) async fn follow(
         &self,
         client: &Client,
         run_id: RunId,
-        quiet: bool,
-        on_interrupt: OnInterrupt,
+        following: Following,
     ) -> Result<Followed, CliError> {
-        let mut observer = self.observer(quiet);
+        let mut after = None;
+        let mut observer: Box<dyn Observer> =
+            if following.quiet || (self.json && !self.terminal.err_is_live) {
+                Box::new(Silent)
+            } else if self.terminal.err_is_live {
+                Box::new(Live::new(std::io::stderr(), self.terminal.err))
+            } else {
+                // Lines tell what happened: of a run that was just submitted, from the start.
+                after = following.from_start.then_some(0);
+                Box::new(Lines::new(std::io::stderr()))
+            };
         let followed = follow(
             client,
             run_id,
-            None,
+            after,
             observer.as_mut(),
             &self.interrupt,
-            on_interrupt,
+            following.on_interrupt,
         );
         Ok(followed.await?)
     }

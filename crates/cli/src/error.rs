@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use levelflow_common::document::Problems;
 use levelflow_common::inputs::FieldProblem;
+use levelflow_common::limits::MAX_FILE_BYTES;
 use levelflow_common::{Code, Fault, RunId};
 use levelflow_coordinator::StartError;
 use levelflow_proto::ApiError;
@@ -32,6 +33,12 @@ pub(crate) enum CliError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file is too long.
+    #[error("{} is over {} MiB, the most that is read", path.display(), MAX_FILE_BYTES / (1024 * 1024))]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// A workflow has problems.
     #[error("{name} has {}", crate::render::counted(problems.len(), "problem"))]
@@ -100,6 +107,7 @@ impl CliError {
             Self::Config(error) => error.code(),
             Self::Telemetry(error) => error.code(),
             Self::Unreadable { .. } | Self::NoOutput { .. } => Code::RequestInvalid,
+            Self::TooLarge { .. } => Code::TooLarge,
             Self::Workflow { .. } => Code::WorkflowInvalid,
             Self::Inputs(_) | Self::InputsFile { .. } => Code::InputInvalid,
             Self::Api(error) => error.code(),

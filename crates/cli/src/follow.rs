@@ -18,7 +18,7 @@ const FRAME: Duration = Duration::from_millis(100);
 
 /// Sees a run go on.
 pub(crate) trait Observer {
-    /// The run as it stands when it is first looked at, or after updates were lost.
+    /// The run as it stands when it is first looked at.
     fn start(&mut self, run: &RunView);
     /// What happened.
     fn update(&mut self, update: &RunUpdate);

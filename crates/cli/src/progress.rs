@@ -1,6 +1,6 @@
 //! How far a run has come, by level: made from a view of the run and kept up to date by its events.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
@@ -13,7 +13,8 @@ pub(crate) struct Progress {
     /// The levels, from the roots on.
     pub(crate) levels: Vec<LevelProgress>,
     level_of: HashMap<Arc<str>, usize>,
-    ended: HashMap<(Arc<str>, Option<u32>), TaskStatus>,
+    ended: HashSet<(Arc<str>, Option<u32>)>,
+    expanded: HashSet<Arc<str>>,
 }
 
 /// How far a level has come. Items of a `for_each` count beside their task.
@@ -93,6 +94,8 @@ impl Progress {
             }
             if task.item.is_none() {
                 progress.level_of.insert(Arc::clone(&task.task_id), index);
+            } else {
+                progress.expanded.insert(Arc::clone(&task.task_id));
             }
             let level = &mut progress.levels[index];
             level.total += 1;
@@ -130,7 +133,7 @@ impl Progress {
         progress
     }
 
-    /// Takes in what happened.
+    /// Takes in what happened, also where the view told it before.
     pub(crate) fn apply(&mut self, update: &RunUpdate) {
         for event in &update.events {
             match event {
@@ -147,7 +150,9 @@ impl Progress {
                     self.activate(task, Activity::Sleeping { until: *wakes_at });
                 }
                 RunEvent::Expanded { task, items } => {
-                    if let Some(level) = self.level_mut(task) {
+                    if self.expanded.insert(Arc::clone(&task.task_id))
+                        && let Some(level) = self.level_mut(task)
+                    {
                         level.total += items;
                     }
                 }
@@ -188,16 +193,17 @@ impl Progress {
     }
 
     fn activate(&mut self, task: &TaskRef, activity: Activity) {
+        if self.ended.contains(&key(task)) {
+            return;
+        }
         let name = name(task);
         if let Some(level) = self.level_mut(task) {
             level.active.insert(name, activity);
         }
     }
 
-    /// Counts the end of a task once, also where a record is seen in a view and again as an event.
     fn end(&mut self, task: &TaskRef, status: TaskStatus, at: Timestamp) {
-        let key = (Arc::clone(&task.task_id), task.item);
-        if self.ended.insert(key, status).is_some() {
+        if !self.ended.insert(key(task)) {
             return;
         }
         let name = name(task);
@@ -206,6 +212,10 @@ impl Progress {
             level.count(status, at);
         }
     }
+}
+
+fn key(task: &TaskRef) -> (Arc<str>, Option<u32>) {
+    (Arc::clone(&task.task_id), task.item)
 }
 
 /// What people call a task: its id, with the place in the list for an item.
@@ -225,7 +235,7 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use levelflow_common::WorkerId;
+    use levelflow_common::{Code, Failure, WorkerId};
 
     use super::*;
     use crate::sample;
@@ -306,10 +316,34 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_told_twice_counts_once() {
-        let mut progress = Progress::of(&sample::finished_run());
-        let before = progress.levels[0].succeeded;
-        progress.apply(&update(9, vec![succeeded("fetch", None)]));
-        assert_eq!(progress.levels[0].succeeded, before);
+    fn what_is_told_twice_counts_once() {
+        let mut run = sample::finished_run();
+        run.tasks.push(levelflow_common::view::TaskView {
+            item: Some(0),
+            ..run.tasks[1].clone()
+        });
+        let mut progress = Progress::of(&run);
+        let retry_at = Timestamp::from_micros(7);
+        progress.apply(&update(
+            9,
+            vec![
+                RunEvent::AttemptFailed {
+                    task: reference("fetch", None),
+                    attempt: 1,
+                    failure: Failure::retryable(Code::RunTimeout, "slow"),
+                    retry_at,
+                },
+                succeeded("fetch", None),
+                RunEvent::Expanded {
+                    task: reference("authors", None),
+                    items: 1,
+                },
+                succeeded("authors", Some(0)),
+            ],
+        ));
+        let (first, second) = (&progress.levels[0], &progress.levels[1]);
+        assert_eq!((first.total, first.succeeded), (1, 1));
+        assert!(first.active.is_empty());
+        assert_eq!((second.total, second.succeeded), (3, 2));
     }
 }

@@ -17,8 +17,7 @@ use crate::error::CliError;
 /// Reads a workflow and checks all of it.
 pub(crate) fn read_workflow(path: &Path) -> Result<Definition, CliError> {
     let name = name_of(path);
-    // One byte over the limit is enough for the reader to see and to refuse what is too long.
-    let text = read_up_to(path, MAX_FILE_BYTES + 1)?;
+    let text = read_file(path)?;
     Definition::compile(document::read(&name, &text)).map_err(|problems| CliError::Workflow {
         name,
         problems: Box::new(problems),
@@ -71,8 +70,7 @@ pub(crate) fn read_inputs(
 
 fn read_inputs_file(path: &Path) -> Result<Map<String, Value>, CliError> {
     let name = name_of(path);
-    // A limit for the file; that for the inputs themselves is checked with them.
-    let text = read_up_to(path, MAX_FILE_BYTES + 1)?;
+    let text = read_file(path)?;
     document::read_map(&name, &text).map_err(|problems| CliError::InputsFile {
         name,
         problems: Box::new(problems),
@@ -91,13 +89,13 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn read_up_to(path: &Path, bytes: usize) -> Result<Vec<u8>, CliError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let unreadable = |source| CliError::Unreadable {
         path: path.to_owned(),
         source,
     };
     let mut text = Vec::new();
-    let limit = bytes as u64;
+    let limit = MAX_FILE_BYTES as u64 + 1;
     if is_stdin(path) {
         std::io::stdin().lock().take(limit).read_to_end(&mut text)
     } else {
@@ -105,5 +103,10 @@ fn read_up_to(path: &Path, bytes: usize) -> Result<Vec<u8>, CliError> {
         file.take(limit).read_to_end(&mut text)
     }
     .map_err(unreadable)?;
+    if text.len() > MAX_FILE_BYTES {
+        return Err(CliError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
     Ok(text)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::arguments::ConnectionArguments;
 use crate::connection::{Connection, Work};
-use crate::context::Context;
+use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::OnInterrupt;
@@ -50,7 +50,15 @@ async fn resume(
             OnInterrupt::Detach
         };
         let followed = context
-            .follow(&connection.client, run_id, false, on_interrupt)
+            .follow(
+                &connection.client,
+                run_id,
+                Following {
+                    quiet: false,
+                    from_start: true,
+                    on_interrupt,
+                },
+            )
             .await?;
         return context.conclude(run_id, &followed, None);
     }

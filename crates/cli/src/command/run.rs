@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::arguments::{DataDirArgument, FileArgument, SlotsArgument, SubmissionArguments};
 use crate::connection::{Connection, Work, data_dir};
-use crate::context::Context;
+use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::OnInterrupt;
@@ -49,8 +49,11 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
             .follow(
                 &connection.client,
                 run_id,
-                arguments.quiet,
-                OnInterrupt::CancelRun,
+                Following {
+                    quiet: arguments.quiet,
+                    from_start: true,
+                    on_interrupt: OnInterrupt::CancelRun,
+                },
             )
             .await?;
         context.conclude(run_id, &followed, arguments.output.as_deref())

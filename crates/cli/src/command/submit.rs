@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::arguments::{ConnectionArguments, FileArgument, SubmissionArguments};
 use crate::connection::Connection;
-use crate::context::Context;
+use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::OnInterrupt;
@@ -39,7 +39,15 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     let run_id = accepted.run_id;
     if arguments.wait {
         let followed = context
-            .follow(&connection.client, run_id, false, OnInterrupt::Detach)
+            .follow(
+                &connection.client,
+                run_id,
+                Following {
+                    quiet: false,
+                    from_start: true,
+                    on_interrupt: OnInterrupt::Detach,
+                },
+            )
             .await?;
         return context.conclude(run_id, &followed, None);
     }

@@ -7,7 +7,7 @@ use levelflow_common::view::RunView;
 
 use crate::arguments::ConnectionArguments;
 use crate::connection::{Connection, Work};
-use crate::context::Context;
+use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::{Followed, Observer, OnInterrupt, follow};
@@ -41,7 +41,15 @@ async fn watch(
     let run_id = arguments.run;
     if !context.json {
         let followed = context
-            .follow(&connection.client, run_id, false, OnInterrupt::Detach)
+            .follow(
+                &connection.client,
+                run_id,
+                Following {
+                    quiet: false,
+                    from_start: false,
+                    on_interrupt: OnInterrupt::Detach,
+                },
+            )
             .await?;
         return context.conclude(run_id, &followed, None);
     }
