@@ -133,6 +133,8 @@ pub(crate) enum Watched {
         first_sequence: u64,
         records: Vec<Record>,
     },
+    /// The store may have more than it had when the watcher came.
+    Stored,
     /// Something that is not recorded.
     Live { at: Timestamp, event: RunEvent },
 }

@@ -19,8 +19,17 @@ pub(crate) const WATCH_BUFFER: usize = 1024;
 pub(crate) struct Watchers {
     watching: BTreeMap<RunNumber, Vec<mpsc::Sender<Watched>>>,
     waiting: BTreeMap<RunNumber, Vec<Waiter>>,
-    /// Entries of watched runs in the batch that is being committed.
-    committing: Vec<Entry>,
+    /// The batch that is being committed.
+    committing: Option<Committing>,
+}
+
+/// What a batch is to watchers, until it is durable.
+#[derive(Default)]
+struct Committing {
+    /// Its entries of runs that were watched when it was made.
+    entries: Vec<Entry>,
+    /// Runs that got a watcher since: it may have looked into the store before the batch was there.
+    joined: Vec<RunNumber>,
 }
 
 struct Waiter {
@@ -31,6 +40,9 @@ struct Waiter {
 impl Watchers {
     pub(crate) fn watch(&mut self, run: RunNumber) -> mpsc::Receiver<Watched> {
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
+        if let Some(committing) = &mut self.committing {
+            committing.joined.push(run);
+        }
         self.watching.entry(run).or_default().push(sender);
         receiver
     }
@@ -51,22 +63,28 @@ impl Watchers {
 
     /// Keeps what watchers will be told when the batch is durable.
     pub(crate) fn commit(&mut self, entries: &[Entry]) {
+        let mut committing = Committing::default();
         if !self.watching.is_empty() {
             let watched = entries
                 .iter()
                 .filter(|entry| self.watching.contains_key(&entry.run));
-            self.committing = watched.cloned().collect();
+            committing.entries = watched.cloned().collect();
         }
+        self.committing = Some(committing);
     }
 
     /// The batch is durable.
     pub(crate) fn committed(&mut self) {
-        for entry in std::mem::take(&mut self.committing) {
+        let committing = self.committing.take().unwrap_or_default();
+        for entry in committing.entries {
             let run = entry.run;
             self.tell(run, || Watched::Records {
                 first_sequence: entry.first_sequence,
                 records: entry.records.clone(),
             });
+        }
+        for run in committing.joined {
+            self.tell(run, || Watched::Stored);
         }
     }
 
@@ -108,5 +126,44 @@ impl Watchers {
     /// Drops everyone: they read from the store and come back.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levelflow_engine::{Fact, Record};
+
+    use super::*;
+
+    #[test]
+    fn who_comes_during_a_commit_is_told_to_look_again() {
+        let run = RunNumber(1);
+        let record = Record {
+            at: Timestamp::from_micros(1),
+            fact: Fact::TimedOut,
+        };
+        let entry = Entry {
+            run,
+            first_sequence: 7,
+            records: vec![record],
+            progress: None,
+        };
+        let mut watchers = Watchers::default();
+        watchers.commit(std::slice::from_ref(&entry));
+        let mut live = watchers.watch(run);
+        assert!(live.try_recv().is_err());
+        watchers.committed();
+        assert!(matches!(live.try_recv(), Ok(Watched::Stored)));
+
+        watchers.commit(&[entry]);
+        watchers.committed();
+        assert!(matches!(
+            live.try_recv(),
+            Ok(Watched::Records {
+                first_sequence: 7,
+                ..
+            })
+        ));
+        assert!(live.try_recv().is_err());
     }
 }

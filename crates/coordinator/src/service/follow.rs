@@ -160,6 +160,14 @@ impl Follower {
                         return Ok(None);
                     }
                 }
+                Some(Watched::Stored) => {
+                    if self.catch_up(true).await? {
+                        return Ok(Some(Over));
+                    }
+                    if self.has_ended() {
+                        return Ok(None);
+                    }
+                }
                 Some(Watched::Live { at, event }) => {
                     let sequence = self.state.as_ref().map_or(0, |state| state.sequence);
                     let update = RunUpdate {
