@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use levelflow_coordinator::{Coordinator, CoordinatorConfig, Storage};
+use levelflow_coordinator::{Coordinator, Storage};
 use levelflow_runtime::task;
 use levelflow_worker::{Worker, WorkerError};
 use tokio::task::JoinHandle;
@@ -28,12 +28,8 @@ impl Embedded {
         data_dir: &Path,
         listen: Option<SocketAddr>,
     ) -> Result<Self, CliError> {
-        let coordinator = Coordinator::start(CoordinatorConfig {
-            listen,
-            storage: Storage::DataDir(data_dir.to_owned()),
-            ..CoordinatorConfig::default()
-        })
-        .await?;
+        let storage = Storage::DataDir(data_dir.to_owned());
+        let coordinator = Coordinator::start(settings.coordinator.config(listen, storage)).await?;
         Ok(Self {
             coordinator,
             worker: None,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::HumanDuration;
+use levelflow_coordinator::{CoordinatorConfig, Storage};
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_worker::WorkerConfig;
@@ -27,8 +28,62 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// How long a stopping process waits for what is under way.
     pub(crate) stop_grace: HumanDuration,
+    /// The coordinator.
+    pub(crate) coordinator: CoordinatorSettings,
     /// The worker.
     pub(crate) worker: WorkerConfig,
+}
+
+/// The settings of a coordinator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CoordinatorSettings {
+    /// How often workers send heartbeats.
+    pub(crate) heartbeat_interval: HumanDuration,
+    /// How long a worker may be silent before what it runs is given to others.
+    pub(crate) lease: HumanDuration,
+    /// Tasks that may wait in a queue before submits are refused.
+    pub(crate) max_queue: usize,
+    /// Runs that may be open before submits are refused.
+    pub(crate) max_open_runs: usize,
+    /// How long identical submits that ask for it are taken for one.
+    pub(crate) dedup_window: HumanDuration,
+    /// How long runs are kept after their end; 0s for ever.
+    pub(crate) retention: HumanDuration,
+    /// Threads that evaluate expressions; 0 for one per core.
+    pub(crate) prepare_threads: usize,
+}
+
+impl CoordinatorSettings {
+    /// The configuration of a coordinator with these settings.
+    pub(crate) fn config(&self, listen: Option<SocketAddr>, storage: Storage) -> CoordinatorConfig {
+        CoordinatorConfig {
+            listen,
+            storage,
+            heartbeat_interval: self.heartbeat_interval.0,
+            lease: self.lease.0,
+            max_queue: self.max_queue,
+            max_open_runs: self.max_open_runs,
+            dedup_window: self.dedup_window.0,
+            retention: (!self.retention.0.is_zero()).then_some(self.retention.0),
+            prepare_threads: self.prepare_threads,
+        }
+    }
+}
+
+impl Default for CoordinatorSettings {
+    fn default() -> Self {
+        let config = CoordinatorConfig::default();
+        Self {
+            heartbeat_interval: HumanDuration(config.heartbeat_interval),
+            lease: HumanDuration(config.lease),
+            max_queue: config.max_queue,
+            max_open_runs: config.max_open_runs,
+            dedup_window: HumanDuration(config.dedup_window),
+            retention: HumanDuration(config.retention.unwrap_or_default()),
+            prepare_threads: config.prepare_threads,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -40,6 +95,7 @@ impl Default for Settings {
             address: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             stop_grace: HumanDuration(Duration::from_secs(10)),
+            coordinator: CoordinatorSettings::default(),
             worker: WorkerConfig::default(),
         }
     }
@@ -47,6 +103,13 @@ impl Default for Settings {
 
 impl Checked for Settings {
     fn validate(&self) -> Result<(), InvalidSetting> {
+        let coordinator = self.coordinator.config(None, Storage::Memory);
+        if let Some((field, problem)) = coordinator.problem() {
+            return Err(InvalidSetting {
+                key: format!("coordinator.{field}"),
+                problem,
+            });
+        }
         self.worker.validate().map_err(|error| match error {
             levelflow_worker::WorkerError::Setting { setting, problem } => InvalidSetting {
                 key: format!("worker.{setting}"),

@@ -56,7 +56,7 @@ impl Default for CoordinatorConfig {
 
 impl CoordinatorConfig {
     /// The first thing that is wrong with it, as field and problem.
-    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
+    pub fn problem(&self) -> Option<(&'static str, String)> {
         if self.heartbeat_interval.is_zero() {
             return Some(("heartbeat_interval", "must be longer than zero".to_owned()));
         }
