@@ -1,2 +1,42 @@
-//! .
-fn main() {}
+//! Development tasks: `cargo xtask <command>`, from any directory of the workspace.
+
+mod cargo;
+mod layers;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Development tasks of the Levelflow workspace"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every check and every test, in the order in which they are quick to fail.
+    Test,
+    /// Check which crate uses which against the table of layers.
+    CheckLayers,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Test => test::run(),
+        Command::CheckLayers => layers::check(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

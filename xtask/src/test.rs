@@ -1,0 +1,171 @@
+//! Every check and every test, one after the other.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo;
+use crate::layers;
+use crate::workspace::Workspace;
+
+/// One step.
+struct Step {
+    name: &'static str,
+    action: Action,
+    /// What to do when it fails.
+    advice: &'static str,
+}
+
+enum Action {
+    Run(Command),
+    CheckLayers,
+}
+
+/// Runs the steps until one fails.
+pub(crate) fn run() -> Result<()> {
+    let root = Workspace::read()?.root;
+    let steps = steps();
+    let count = steps.len();
+    let mut times = Vec::with_capacity(count);
+    for (number, mut step) in (1..).zip(steps) {
+        println!("\n=== {number}/{count} {}", step.name);
+        let started = Instant::now();
+        step.action
+            .perform(&root)
+            .with_context(|| format!("step `{}` failed; {}", step.name, step.advice))?;
+        let took = started.elapsed();
+        println!("=== {} passed in {}", step.name, seconds(took));
+        times.push((step.name, took));
+    }
+    println!("\n=== all {count} steps passed");
+    for (name, took) in &times {
+        println!("{name:>8}  {:>8}", seconds(*took));
+    }
+    let total = times.iter().map(|(_, took)| *took).sum();
+    println!("{:>8}  {:>8}", "total", seconds(total));
+    Ok(())
+}
+
+/// The quick ones first. Clippy and the documentation share the metadata that they compile, tests and
+/// documentation tests share their code: all of them use the dev profile and the same features.
+fn steps() -> Vec<Step> {
+    let mut docs = cargo::command(["doc", "--workspace", "--no-deps", "--locked"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    vec![
+        Step {
+            name: "format",
+            action: Action::Run(cargo::command(["fmt", "--all", "--check"])),
+            advice: "`cargo fmt --all` mends it",
+        },
+        Step {
+            name: "layers",
+            action: Action::CheckLayers,
+            advice: "ARCHITECTURE.md says which crate may use which",
+        },
+        Step {
+            name: "clippy",
+            action: Action::Run(cargo::command([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ])),
+            advice: "mend what clippy names above",
+        },
+        Step {
+            name: "docs",
+            action: Action::Run(docs),
+            advice: "mend what rustdoc names above",
+        },
+        Step {
+            name: "tests",
+            action: Action::Run(tests()),
+            advice: "the runner names the failed tests above",
+        },
+        Step {
+            name: "doctests",
+            action: Action::Run(cargo::command(["test", "--workspace", "--doc", "--locked"])),
+            advice: "the runner names the failed examples above",
+        },
+    ]
+}
+
+/// Unit, property and end-to-end tests, with the quicker runner where it is installed.
+fn tests() -> Command {
+    if cargo::has("nextest") {
+        return cargo::command([
+            "nextest",
+            "run",
+            "--workspace",
+            "--profile",
+            "ci",
+            "--locked",
+        ]);
+    }
+    println!("cargo-nextest is not installed: tests run one crate after the other");
+    cargo::command([
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--examples",
+        "--no-fail-fast",
+        "--locked",
+    ])
+}
+
+impl Action {
+    fn perform(&mut self, root: &Path) -> Result<()> {
+        match self {
+            Self::CheckLayers => layers::check(),
+            Self::Run(command) => {
+                let line = line(command);
+                println!("$ {line}");
+                let status = command
+                    .current_dir(root)
+                    .status()
+                    .with_context(|| format!("cannot start `{line}`"))?;
+                if !status.success() {
+                    bail!("`{line}` ended with {status}");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The command as one would type it.
+fn line(command: &Command) -> String {
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let mut line = "cargo".to_owned();
+    for word in words {
+        line.push(' ');
+        line.push_str(&word);
+    }
+    line
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_command_is_named_with_how_it_ended() {
+        let mut action = Action::Run(cargo::command(["no-such-subcommand"]));
+        let error = action.perform(Path::new(".")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`cargo no-such-subcommand` ended with exit status: 101"
+        );
+    }
+}
