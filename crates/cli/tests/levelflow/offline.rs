@@ -322,6 +322,16 @@ async fn settings_are_checked_with_their_origin() {
          is 0; it may be 1 to 65536\n"
     );
 
+    home.file("levelflow.toml", "[coordinator]\nlease = '1s'\n");
+    let ended = home
+        .levelflow(&["list", "--config", "levelflow.toml"])
+        .await;
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(
+        ended.stderr,
+        "error[config_invalid]: `lease` must be at least two heartbeats, 10s\n"
+    );
+
     let ended = home.levelflow(&["list", "--log", "levelflow=loud"]).await;
     assert_eq!(ended.code, Some(2));
     assert!(
