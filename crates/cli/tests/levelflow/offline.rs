@@ -329,7 +329,8 @@ async fn settings_are_checked_with_their_origin() {
     assert_eq!(ended.code, Some(2));
     assert_eq!(
         ended.stderr,
-        "error[config_invalid]: `lease` must be at least two heartbeats, 10s\n"
+        "error[config_invalid]: setting `coordinator.lease` from the file levelflow.toml: \
+         must be at least two heartbeats, 10s\n"
     );
 
     let ended = home.levelflow(&["list", "--log", "levelflow=loud"]).await;
