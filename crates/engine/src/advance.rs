@@ -217,21 +217,26 @@ impl Engine {
         input: Option<Bytes>,
     ) {
         let ticket = self.ticket();
-        let run = self.run(key);
-        let defined = run.state.defined(task);
-        let spec = &run.state.definition.tasks[defined.0 as usize];
-        let priority = spec.priority.unwrap_or(run.state.submitted.priority);
-        let tenant = run.state.submitted.tenant.clone();
-        let lane = run.profile.lanes[defined.0 as usize];
+        let run = &mut self.runs[key.0 as usize];
+        let state = &run.state;
+        let defined = state.defined(task);
+        let spec = &state.definition.tasks[defined.0 as usize];
         let queue_timeout = spec.queue_timeout;
         let ready = Ready {
             remaining: run.profile.remaining[defined.0 as usize],
-            dependents: run.state.definition.plan.dependents(defined).len() as u32,
+            dependents: state.definition.plan.dependents(defined).len() as u32,
             order: Reverse(ticket),
             run: key,
             task,
             since: now,
         };
+        let lane = run.profile.lanes[defined.0 as usize];
+        self.lanes.get_mut(lane).queue.push(
+            spec.priority.unwrap_or(state.submitted.priority),
+            &state.submitted.tenant,
+            ready,
+        );
+        self.lanes.count(lane, true);
         let ready_in = run.recorded_in.0;
         *self.live_task(key, task) = LiveTask::Queued {
             ticket,
@@ -239,11 +244,6 @@ impl Engine {
             since: now,
             ready_in,
         };
-        self.lanes
-            .get_mut(lane)
-            .queue
-            .push(priority, &tenant, ready);
-        self.lanes.count(lane, true);
         if let Some(timeout) = queue_timeout {
             let at = now.saturating_add(timeout);
             self.arm(key, at, Timer::QueueTimeout(key, task, ticket));

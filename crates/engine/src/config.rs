@@ -23,7 +23,8 @@ pub struct Config {
     pub max_open_runs: usize,
     /// How long the key of an ended run is kept in memory.
     pub dedup_window: Duration,
-    /// A task that has waited this long for a worker is taken before more urgent ones.
+    /// Of the tasks that have waited this long for a worker, one in four that are taken goes before more
+    /// urgent ones.
     pub ageing: Duration,
 }
 

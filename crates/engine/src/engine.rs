@@ -215,6 +215,11 @@ impl Engine {
         self.gathering
     }
 
+    /// The batch with the last entry of any run.
+    pub(crate) fn last_batch(&self) -> BatchNumber {
+        BatchNumber(self.gathering.0 - u64::from(self.entries.is_empty()))
+    }
+
     pub(crate) fn define(&mut self, digest: WorkflowDigest, canonical: Bytes) {
         self.definitions.push((digest, canonical));
     }

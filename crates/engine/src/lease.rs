@@ -124,3 +124,41 @@ impl Leases {
         self.count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(worker: u32) -> Lease {
+        Lease {
+            run: RunKey(0),
+            task: TaskIndex(0),
+            attempt: 1,
+            worker: WorkerKey(worker),
+            input: None,
+            sent: true,
+            started_at: Timestamp::default(),
+            renewed_at: Timestamp::default(),
+            progressed_at: Timestamp::default(),
+        }
+    }
+
+    #[test]
+    fn a_lease_that_stays_for_long_does_not_hold_the_window_open() {
+        let mut leases = Leases::new(3);
+        let old = leases.grant(lease(7));
+        for _ in 0..10_000 {
+            let short = leases.grant(lease(1));
+            assert_eq!(leases.get(short).map(|it| it.worker), Some(WorkerKey(1)));
+            assert!(leases.revoke(short).is_some() && leases.revoke(short).is_none());
+        }
+        assert!(leases.recent.len() < 100);
+        assert_eq!((leases.len(), leases.of(WorkerKey(7))), (1, vec![old]));
+        assert!(leases.get_mut(old).is_some());
+        let next = leases.grant(lease(7));
+        assert_eq!(leases.of(WorkerKey(7)), [old, next]);
+        assert!(leases.revoke(old).is_some() && leases.get(old).is_none());
+        assert!(leases.revoke(next).is_some() && leases.is_empty());
+        assert!(leases.get(FencingToken(u64::MAX)).is_none());
+    }
+}

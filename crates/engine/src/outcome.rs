@@ -5,7 +5,7 @@ use std::time::Duration;
 use levelflow_common::limits::{MAX_OUTPUT_BYTES, MAX_RUN_OUTPUT_BYTES};
 use levelflow_common::{AttemptResult, Code, Failure, FencingToken, RunStatus, Timestamp};
 
-use crate::command::{BatchNumber, Command};
+use crate::command::Command;
 use crate::engine::Engine;
 use crate::event::{RunKey, SessionId};
 use crate::lease::Lease;
@@ -25,10 +25,9 @@ impl Engine {
         let holder = self.leases.get(token).map(|lease| lease.worker);
         if holder.is_none() || holder != self.workers.of_session(session) {
             self.stale_results += 1;
-            self.command(
-                BatchNumber::default(),
-                Command::Acknowledge { session, token },
-            );
+            // It may repeat one that was accepted and is not durable yet.
+            let after = self.last_batch();
+            self.command(after, Command::Acknowledge { session, token });
             return;
         }
         let Some(lease) = self.end_lease(token) else {

@@ -393,7 +393,6 @@ impl RunState {
         // A list instead of recursion: a skip may run down a chain of any length.
         let mut ends = Vec::new();
         let mut next = Some((task, status));
-        let definition = self.definition.clone();
         while let Some((task, status)) = next {
             let state = &mut self.tasks[task.0 as usize];
             state.status = status;
@@ -435,7 +434,7 @@ impl RunState {
             }
             let goes_on = status == TaskStatus::Succeeded
                 || status == TaskStatus::Failed && self.tolerates_failure_of(task);
-            for &dependent in definition.plan.dependents(task) {
+            for &dependent in self.definition.plan.dependents(task) {
                 let state = &mut self.tasks[dependent as usize];
                 if state.status != TaskStatus::Pending {
                     continue;

@@ -4,9 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod audit;
+mod clients;
 mod definitions;
+mod explanations;
 mod guarantees;
+mod lists;
+mod order;
 mod preparer;
 mod progress;
+mod recovery;
+mod retries;
 mod shell;
+mod size;
+mod timeouts;
 mod worker;

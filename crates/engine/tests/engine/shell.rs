@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    AttemptResult, FencingToken, Priority, RunId, RunStatus, Timestamp, WorkflowDigest,
+    AttemptResult, Code, FencingToken, Priority, RunId, RunStatus, TaskStatus, Timestamp,
+    WorkflowDigest,
 };
 use levelflow_engine::command::{Answer, Prepare, RenderOutputs};
 use levelflow_engine::event::{ReplyId, SessionId};
@@ -302,8 +303,9 @@ impl Shell {
                 }
             }
             Command::Acknowledge { session, token } => {
-                if let Some(worker) = self.with_session(session) {
-                    worker.held.remove(&token);
+                let worker = self.with_session(session);
+                if let Some(held) = worker.and_then(|worker| worker.held.remove(&token)) {
+                    self.acknowledged(token, &held);
                 }
             }
             Command::Welcome { session, revoked } => {
@@ -355,6 +357,24 @@ impl Shell {
             }
             _ => panic!("an answer to something else: {answer:?}"),
         }
+    }
+
+    /// A worker may forget an outcome: it is durable, or nobody will ask for it.
+    fn acknowledged(&self, token: FencingToken, held: &Held) {
+        let Held {
+            attempt, outcome, ..
+        } = held;
+        let outcome = outcome.as_ref().expect("only outcomes are acknowledged");
+        let stopped = matches!(outcome, Err(failure) if failure.code == Code::Cancelled);
+        if stopped || !self.audit.accepted.contains(&token) {
+            return;
+        }
+        let run = &self.store[&attempt.number];
+        let task = run.find(&attempt.task_id, attempt.item).expect("the task");
+        assert!(
+            run.task(task).attempts >= attempt.attempt || run.status != RunStatus::Running,
+            "an outcome was acknowledged before it was durable"
+        );
     }
 
     fn dispatch(&mut self, session: SessionId, token: FencingToken) {
@@ -611,6 +631,70 @@ impl Shell {
             .collect();
         attempts.sort_by_key(|&(_, token)| token);
         attempts
+    }
+
+    /// A shell with one worker of that many slots.
+    pub(crate) fn with_worker(slots: u32) -> Self {
+        let mut shell = Self::new(Config::default());
+        shell.workers.push(FakeWorker::new("w", slots));
+        shell.join(0).unwrap();
+        shell
+    }
+
+    /// The ids of the tasks that run, in the order in which they were given.
+    pub(crate) fn running(&self) -> Vec<String> {
+        let attempts = self.attempts();
+        let held = attempts
+            .iter()
+            .map(|(worker, token)| &self.workers[*worker].held[token].attempt);
+        held.map(|attempt| match attempt.item {
+            None => attempt.task_id.to_string(),
+            Some(item) => format!("{}[{item}]", attempt.task_id),
+        })
+        .collect()
+    }
+
+    /// Completes the attempt that runs longest of those at that task.
+    pub(crate) fn finish(&mut self, task: &str, result: AttemptResult) {
+        let place = self.running().iter().position(|running| running == task);
+        let (worker, token) = self.attempts()[place.expect("it runs")];
+        self.complete(worker, token, result);
+        self.settle();
+    }
+
+    pub(crate) fn succeed(&mut self, task: &str) {
+        self.finish(task, Ok(Bytes::from_static(b"1")));
+    }
+
+    /// Advances time, with heartbeats that keep every lease.
+    pub(crate) fn pass(&mut self, span: Duration) {
+        let end = self.now.saturating_add(span);
+        while self.now < end {
+            for worker in 0..self.workers.len() {
+                self.heartbeat(worker);
+            }
+            let step = end.since(self.now).min(Duration::from_secs(1));
+            self.advance(step);
+            self.settle();
+        }
+    }
+
+    /// How a task stands, as it is served.
+    pub(crate) fn status(&self, run_id: RunId, task: &str) -> TaskStatus {
+        let state = self.state(run_id);
+        let index = state.find(task, None).expect("a known task").0 as usize;
+        match self.engine.view(run_id) {
+            Some((_, run)) => run.tasks[index].status,
+            None => state.tasks[index].status,
+        }
+    }
+
+    /// Why a task of the run failed.
+    pub(crate) fn failure(&self, run_id: RunId, task: &str) -> (Code, String) {
+        let state = self.state(run_id);
+        let index = state.find(task, None).expect("a known task");
+        let failure = state.task(index).failure.as_ref().expect("it failed");
+        (failure.code, failure.message.clone())
     }
 
     pub(crate) fn open_runs(&self) -> usize {
