@@ -150,7 +150,7 @@ impl Gate {
 
     /// A task that had passed left: it ended, or waits for a time.
     pub(crate) fn leave(&mut self, state: &RunState, task: TaskIndex) {
-        self.inside = self.inside.saturating_sub(1);
+        self.inside -= 1;
         let defined = state.defined(task);
         if defined != task
             && let Some(list) = self.lists.get_mut(&defined)

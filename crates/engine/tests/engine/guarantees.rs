@@ -108,7 +108,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => worker.prop_map(Step::Grant),
         4 => (0..6_000_u16).prop_map(Step::Wait),
         4 => Just(Step::WaitForDeadline),
-        1 => Just(Step::Crash),
+        3 => Just(Step::Crash),
         4 => Just(Step::Settle),
     ]
 }
@@ -120,8 +120,8 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
         1..4_u32,
         0..2_000_u64,
         any::<bool>(),
-        proptest::option::weighted(0.15, 0..5_u8),
-        proptest::option::weighted(0.1, 0..5_u8),
+        proptest::option::weighted(0.3, 0..5_u8),
+        proptest::option::weighted(0.2, 0..5_u8),
         proptest::option::weighted(0.1, 0..4_u8),
     );
     (any::<u16>(), any::<u16>(), features, 0..4_u8).prop_map(
