@@ -1,5 +1,6 @@
 //! Prints how many tasks a second the engine alone gets through: the shape 1→3→1 with constant inputs,
-//! 64 runs in flight, one worker with 512 credits, commits that take no time.
+//! 64 runs in flight, one worker with 512 credits, commits that take no time, the allocator of the
+//! product. Median and best of windows of 200 ms, since other processes disturb some of them.
 //!
 //! `cargo run --release -p levelflow-engine --example throughput [SECONDS]`
 
@@ -19,22 +20,35 @@ const CREDITS: u32 = 512;
 const SESSION: SessionId = SessionId(1);
 const TASKS: u64 = 5;
 
+const WINDOW: Duration = Duration::from_millis(200);
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
-    let seconds = std::env::args().nth(1).map_or(3, |seconds| {
+    let seconds: usize = std::env::args().nth(1).map_or(3, |seconds| {
         seconds
             .parse()
             .expect("the argument is a number of seconds")
     });
     let mut bench = Bench::new();
-    bench.run_for(Duration::from_millis(300));
-    let (tasks, took) = bench.run_for(Duration::from_secs(seconds));
-    let nanos = took.as_nanos() as f64 / tasks as f64;
-    println!("{:.0} tasks/s, {nanos:.0} ns/task", 1e9 / nanos);
+    bench.run_for(WINDOW);
+    let mut nanos: Vec<f64> = (0..seconds.max(1) * 5)
+        .map(|_| {
+            let (tasks, took) = bench.run_for(WINDOW);
+            took.as_nanos() as f64 / tasks as f64
+        })
+        .collect();
+    nanos.sort_by(f64::total_cmp);
+    for (name, nanos) in [("median", nanos[nanos.len() / 2]), ("best", nanos[0])] {
+        println!("{name}: {:.0} tasks/s, {nanos:.0} ns/task", 1e9 / nanos);
+    }
 }
 
 struct Bench {
     engine: Engine,
     definition: Arc<Definition>,
+    tenant: Arc<str>,
     now: u64,
     runs: u64,
     tokens: Vec<FencingToken>,
@@ -81,6 +95,7 @@ impl Bench {
         Self {
             engine,
             definition: Arc::new(Definition::new(workflow, &edges).expect("it is a DAG")),
+            tenant: "default".into(),
             now: 1,
             runs: 0,
             tokens: Vec::new(),
@@ -160,7 +175,7 @@ impl Bench {
             run_id: RunId::from_slice(&id).expect("sixteen bytes are an id"),
             digest: self.definition.digest,
             workflow: self.definition.name.clone(),
-            tenant: "default".into(),
+            tenant: self.tenant.clone(),
             priority: self.definition.workflow.priority,
             durability: self.definition.workflow.durability,
             labels: BTreeMap::new(),

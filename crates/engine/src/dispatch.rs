@@ -7,7 +7,7 @@ use levelflow_common::{FencingToken, Timestamp};
 
 use crate::command::{Attempt, Command};
 use crate::engine::Engine;
-use crate::event::{RunKey, Ticket};
+use crate::event::{RunKey, SessionId, Ticket};
 use crate::lane::LaneId;
 use crate::lease::Lease;
 use crate::live::{LiveRun, LiveTask};
@@ -154,6 +154,19 @@ impl Engine {
             let after = self.run(lease.run).recorded_in.0;
             self.command(after, Command::Stop { session, token });
         }
+    }
+
+    /// Forgets a lease, if it is that of the worker with this session.
+    pub(crate) fn end_lease_of(
+        &mut self,
+        session: SessionId,
+        token: FencingToken,
+    ) -> Option<Lease> {
+        let holder = self.leases.get(token)?.worker;
+        if self.workers.get(holder).session != Some(session) {
+            return None;
+        }
+        self.end_lease(token)
     }
 
     /// Forgets a lease, without a word to anyone.

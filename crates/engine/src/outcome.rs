@@ -22,16 +22,12 @@ impl Engine {
         result: AttemptResult,
         duration: Duration,
     ) {
-        let holder = self.leases.get(token).map(|lease| lease.worker);
-        if holder.is_none() || holder != self.workers.of_session(session) {
+        let Some(lease) = self.end_lease_of(session, token) else {
             self.stale_results += 1;
             // It may repeat one that was accepted and is not durable yet.
             let after = self.last_batch();
             self.command(after, Command::Acknowledge { session, token });
             return;
-        }
-        let Some(lease) = self.end_lease(token) else {
-            unreachable!("the lease was found above");
         };
         let (key, task) = (lease.run, lease.task);
         *self.live_task(key, task) = LiveTask::Idle;

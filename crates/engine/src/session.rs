@@ -7,6 +7,7 @@ use levelflow_common::{Code, Failure, FencingToken, Timestamp};
 use crate::command::{BatchNumber, Command};
 use crate::engine::Engine;
 use crate::event::{Hello, SessionId};
+use crate::lease::Lease;
 use crate::live::LiveTask;
 use crate::rejection::Rejection;
 use crate::worker::{Worker, WorkerKey};
@@ -119,19 +120,22 @@ impl Engine {
     }
 
     pub(crate) fn refused(&mut self, now: Timestamp, session: SessionId, token: FencingToken) {
-        let holder = self.leases.get(token).map(|lease| lease.worker);
-        if holder.is_some() && holder == self.workers.of_session(session) {
-            self.take_back(now, token);
+        if let Some(lease) = self.end_lease_of(session, token) {
+            self.give_back(now, lease);
         }
     }
 
     /// Puts the task of a lease back in its queue: the attempt was never started.
     fn take_back(&mut self, now: Timestamp, token: FencingToken) {
         if let Some(lease) = self.end_lease(token) {
-            *self.live_task(lease.run, lease.task) = LiveTask::Idle;
-            self.requeue(now, lease.run, lease.task, lease.input);
-            self.finish_if_done(now, lease.run);
+            self.give_back(now, lease);
         }
+    }
+
+    fn give_back(&mut self, now: Timestamp, lease: Lease) {
+        *self.live_task(lease.run, lease.task) = LiveTask::Idle;
+        self.requeue(now, lease.run, lease.task, lease.input);
+        self.finish_if_done(now, lease.run);
     }
 
     pub(crate) fn heartbeat(
@@ -174,12 +178,11 @@ impl Engine {
             return;
         };
         let (key, task) = (lease.run, lease.task);
-        *self.live_task(key, task) = LiveTask::Idle;
         if !lease.sent {
-            self.requeue(now, key, task, lease.input);
-            self.finish_if_done(now, key);
+            self.give_back(now, lease);
             return;
         }
+        *self.live_task(key, task) = LiveTask::Idle;
         let run = self.run_mut(key);
         run.gate.leave(&run.state, task);
         self.attempt_failed(now, &lease, lease.started_at, failure);
