@@ -189,6 +189,15 @@ impl Engine {
         self.effects.drain(..)
     }
 
+    /// The last batch with anything in it: what the engine knows now is durable when that is.
+    pub fn latest_batch(&self) -> BatchNumber {
+        if self.entries.is_empty() {
+            BatchNumber(self.gathering.0 - 1)
+        } else {
+            self.gathering
+        }
+    }
+
     /// How much is under way.
     pub fn load(&self) -> Load {
         Load {

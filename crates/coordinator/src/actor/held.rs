@@ -1,11 +1,14 @@
 //! Effects that wait for their batch to be durable.
 
-use levelflow_engine::{BatchNumber, Command};
+use levelflow_engine::event::ReplyId;
+use levelflow_engine::{BatchNumber, Command, Rejection};
 
 /// Something to do once its batch is durable.
 pub(crate) enum Held {
     /// A command of the engine.
     Command(Command),
+    /// A refusal, by the engine's state as it was with that batch.
+    Refusal(ReplyId, Rejection),
     /// An answer from the engine's state as it was with that batch.
     Answer(Box<dyn FnOnce() + Send>),
 }

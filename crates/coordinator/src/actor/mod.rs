@@ -16,7 +16,7 @@ use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::{Code, Failure, FencingToken, Timestamp, WorkerId};
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{ReplyId, SessionId};
-use levelflow_engine::{BatchNumber, Command, Engine, Event, RunNumber};
+use levelflow_engine::{BatchNumber, Command, Engine, Event, Rejection, RunNumber};
 use levelflow_proto::v1;
 use levelflow_store::{Batch, Store, StoreError};
 use slab::Slab;
@@ -283,13 +283,19 @@ impl Actor {
 
     fn handle_request(&mut self, now: Timestamp, reply: ReplyId, event: Event) {
         if let Err(rejection) = self.engine.handle(now, event) {
-            match self.replies.try_remove(reply.0 as usize) {
-                Some(PendingReply::Submit(reply)) => {
-                    self.answer_submit(reply, Err(rejection.into()));
-                }
-                Some(PendingReply::Cancel(reply)) => drop(reply.send(Err(rejection.into()))),
-                None => {}
+            // A refusal tells of the state, too: that a run has ended, or has a key.
+            let after = self.engine.latest_batch();
+            if let Some(effect) = self.held.hold(after, Held::Refusal(reply, rejection)) {
+                self.carry_out(now, effect);
             }
+        }
+    }
+
+    fn refuse(&mut self, reply: ReplyId, rejection: Rejection) {
+        match self.replies.try_remove(reply.0 as usize) {
+            Some(PendingReply::Submit(reply)) => self.answer_submit(reply, Err(rejection.into())),
+            Some(PendingReply::Cancel(reply)) => drop(reply.send(Err(rejection.into()))),
+            None => {}
         }
     }
 
@@ -362,6 +368,7 @@ impl Actor {
     fn carry_out(&mut self, now: Timestamp, effect: Held) {
         let command = match effect {
             Held::Answer(send) => return send(),
+            Held::Refusal(reply, rejection) => return self.refuse(reply, rejection),
             Held::Command(command) => command,
         };
         match command {
