@@ -4,6 +4,7 @@
 //! with the code as its reason, `BadRequest` with the violations, `RetryInfo` with the wait.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::time::Duration;
 
 use levelflow_common::{Code, Fault};
@@ -60,7 +61,7 @@ pub fn from_status(status: &Status) -> ApiError {
     let info = details.error_info().filter(|info| info.domain == DOMAIN);
     let code = match info {
         Some(info) => Code::parse(&info.reason),
-        None => plain_code(status.code()),
+        None => plain_code(status),
     };
     let violations = details
         .bad_request()
@@ -109,8 +110,12 @@ fn grpc_code(code: Code) -> tonic::Code {
 }
 
 /// What a status without our details means: those that tonic itself makes.
-fn plain_code(code: tonic::Code) -> Option<Code> {
-    match code {
+fn plain_code(status: &Status) -> Option<Code> {
+    match status.code() {
+        // A status with a cause was made on this side: the exchange broke off.
+        tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled => {
+            status.source().map(|_| Code::ServerUnreachable)
+        }
         tonic::Code::Unavailable => Some(Code::ServerUnreachable),
         tonic::Code::OutOfRange => Some(Code::TooLarge),
         tonic::Code::InvalidArgument => Some(Code::RequestInvalid),
@@ -166,6 +171,15 @@ mod tests {
         let status = Status::from(error.clone());
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert_eq!(from_status(&status), error);
+    }
+
+    #[test]
+    fn a_broken_exchange_is_an_unreachable_server() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = Status::from_error(Box::new(reset));
+        assert_eq!(from_status(&broken).code, Some(Code::ServerUnreachable));
+        // The peer said so itself.
+        assert_eq!(from_status(&Status::unknown("no")).code, None);
     }
 
     #[test]
