@@ -110,7 +110,12 @@ impl Running {
     pub(crate) async fn serve(home: &Home, arguments: &[&str]) -> (Self, String) {
         let mut all = arguments.to_vec();
         all.extend(["--listen", "127.0.0.1:0", "--json"]);
-        let mut running = Self::start(home.command(&all));
+        Self::server(home.command(&all)).await
+    }
+
+    /// Starts a server that answers in JSON, and gives its address.
+    pub(crate) async fn server(command: Command) -> (Self, String) {
+        let mut running = Self::start(command);
         let line = running.line().await;
         let ready: Value = serde_json::from_str(&line).unwrap();
         let address = ready["address"].as_str().unwrap().to_owned();
@@ -129,6 +134,12 @@ impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Kills it as a crash would.
+    pub(crate) async fn kill(self) {
+        self.signal(Signal::SIGKILL);
+        self.ended().await;
     }
 
     pub(crate) async fn ended(mut self) -> ExitStatus {

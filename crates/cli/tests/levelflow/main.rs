@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod client;
+mod crash_coordinator;
 mod examples;
+mod fold;
+mod generated;
 mod harness;
 mod offline;
 mod run;

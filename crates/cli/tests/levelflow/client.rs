@@ -1,0 +1,128 @@
+//! A client of the gRPC API that speaks the vocabulary and waits with a deadline.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use levelflow_common::event::{RunEvent, RunUpdate};
+use levelflow_common::limits::MAX_MESSAGE_BYTES;
+use levelflow_common::view::RunView;
+use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
+use levelflow_proto::v1::workflow_source::Source;
+use levelflow_proto::{ApiError, from_status, v1};
+use serde_json::Value;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status, Streaming};
+
+use crate::harness::DEADLINE;
+
+/// A client of one server.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) service: WorkflowServiceClient<Channel>,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: &str) -> Self {
+        let service = WorkflowServiceClient::new(channel(address).await)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(usize::MAX);
+        Self { service }
+    }
+
+    pub(crate) async fn submit(
+        &self,
+        request: v1::SubmitWorkflowRequest,
+    ) -> Result<v1::SubmitWorkflowResponse, ApiError> {
+        answer(self.service.clone().submit_workflow(request)).await
+    }
+
+    pub(crate) async fn get(&self, run_id: &str) -> Result<RunView, ApiError> {
+        let run_id = run_id.to_owned();
+        let request = v1::GetRunRequest { run_id };
+        let response = answer(self.service.clone().get_run(request)).await?;
+        Ok(response.run.unwrap().try_into().unwrap())
+    }
+
+    pub(crate) async fn list(
+        &self,
+        request: v1::ListRunsRequest,
+    ) -> Result<v1::ListRunsResponse, ApiError> {
+        answer(self.service.clone().list_runs(request)).await
+    }
+
+    pub(crate) async fn watch(&self, run_id: &str, after: u64) -> Result<Updates, ApiError> {
+        let request = v1::WatchRunRequest {
+            run_id: run_id.to_owned(),
+            after_sequence: after,
+        };
+        let stream = answer(self.service.clone().watch_run(request)).await?;
+        Ok(Updates(stream))
+    }
+
+    /// Every recorded update of a run that has ended or is about to.
+    pub(crate) async fn history(&self, run_id: &str) -> Vec<RunUpdate> {
+        let mut updates = self.watch(run_id, 0).await.unwrap();
+        let mut history: Vec<RunUpdate> = Vec::new();
+        while let Some(update) = updates.next().await.unwrap() {
+            if is_recorded(&update) {
+                history.push(update);
+            }
+        }
+        history
+    }
+}
+
+/// What happens in a run.
+pub(crate) struct Updates(Streaming<v1::WatchRunResponse>);
+
+impl Updates {
+    pub(crate) async fn next(&mut self) -> Result<Option<RunUpdate>, ApiError> {
+        let update = timeout(DEADLINE, self.0.message())
+            .await
+            .expect("something happens before the deadline")
+            .map_err(|status| from_status(&status))?;
+        Ok(update.map(|update| update.try_into().unwrap()))
+    }
+}
+
+/// Live updates have no record of their own, and are not repeated.
+pub(crate) fn is_recorded(update: &RunUpdate) -> bool {
+    !update
+        .events
+        .iter()
+        .any(|event| matches!(event, RunEvent::AttemptStarted { .. }))
+}
+
+pub(crate) async fn channel(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    timeout(DEADLINE, endpoint.tcp_nodelay(true).connect())
+        .await
+        .expect("the server takes the connection before the deadline")
+        .unwrap()
+}
+
+/// A workflow as a file that is sent.
+pub(crate) fn submission(workflow: &Value) -> v1::SubmitWorkflowRequest {
+    v1::SubmitWorkflowRequest {
+        workflow: Some(source(workflow.to_string())),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn source(text: impl Into<Bytes>) -> v1::WorkflowSource {
+    v1::WorkflowSource {
+        source: Some(Source::Text(text.into())),
+    }
+}
+
+/// Waits for an answer.
+pub(crate) async fn answer<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, ApiError> {
+    timeout(DEADLINE, call)
+        .await
+        .expect("the server answers before the deadline")
+        .map(Response::into_inner)
+        .map_err(|status| from_status(&status))
+}
