@@ -1,8 +1,10 @@
 //! A client of the gRPC API that speaks the vocabulary and waits with a deadline.
 
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::TaskStatus;
 use levelflow_common::event::{RunEvent, RunUpdate};
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_common::view::RunView;
@@ -15,6 +17,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
 use crate::harness::DEADLINE;
+
+/// How often the state of a run is looked at where no event tells of it.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A client of one server.
 #[derive(Clone)]
@@ -35,6 +40,11 @@ impl Client {
         request: v1::SubmitWorkflowRequest,
     ) -> Result<v1::SubmitWorkflowResponse, ApiError> {
         answer(self.service.clone().submit_workflow(request)).await
+    }
+
+    /// Submits a workflow and gives the id of its run.
+    pub(crate) async fn start(&self, workflow: &Value) -> String {
+        self.submit(submission(workflow)).await.unwrap().run_id
     }
 
     pub(crate) async fn get(&self, run_id: &str) -> Result<RunView, ApiError> {
@@ -70,6 +80,41 @@ impl Client {
             }
         }
         history
+    }
+
+    /// Waits for the end of a run.
+    pub(crate) async fn ended(&self, run_id: &str) -> RunView {
+        self.history(run_id).await;
+        self.get(run_id).await.unwrap()
+    }
+
+    /// Waits until something has happened in a run, according to its journal.
+    pub(crate) async fn until(&self, run_id: &str, happened: impl Fn(&RunEvent) -> bool) {
+        let mut updates = self.watch(run_id, 0).await.unwrap();
+        while let Some(update) = updates.next().await.unwrap() {
+            if update.events.iter().any(&happened) {
+                return;
+            }
+        }
+        panic!("run {run_id} ended first");
+    }
+
+    /// Waits until the first task runs on a worker. The journal does not tell.
+    pub(crate) async fn until_running(&self, run_id: &str, worker: &str) {
+        let is_running = async || {
+            let run = self.get(run_id).await.unwrap();
+            let task = &run.tasks[0];
+            let on = task.worker.as_ref().is_some_and(|on| *on.0 == *worker);
+            on && task.status == TaskStatus::Running
+        };
+        let poll = async {
+            while !is_running().await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        timeout(DEADLINE, poll)
+            .await
+            .expect("the worker takes the task before the deadline");
     }
 }
 

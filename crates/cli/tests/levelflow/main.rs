@@ -4,6 +4,7 @@
 
 mod client;
 mod crash_coordinator;
+mod crash_worker;
 mod examples;
 mod fold;
 mod generated;
