@@ -3,6 +3,7 @@
 
 mod client;
 mod figure;
+mod machine;
 mod process;
 mod role;
 mod shape;

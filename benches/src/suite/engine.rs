@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Common;
 use crate::client::Client;
 use crate::figure::Figure;
+use crate::machine::Machine;
 use crate::process::{Cluster, cpu_seconds};
 use crate::role::runtime;
 use crate::shape::{Durable, Shape};
@@ -36,6 +37,7 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Report {
     suite: &'static str,
+    machine: Machine,
     shape: Shape,
     durability: Durable,
     in_flight: usize,
@@ -51,9 +53,10 @@ struct Report {
     slots: usize,
 }
 
-struct Measured {
-    runs_per_s: f64,
-    p50_ms: f64,
+/// One round.
+pub(super) struct Measured {
+    pub(super) runs_per_s: f64,
+    pub(super) p50_ms: f64,
     p99_ms: f64,
     rss_mib: f64,
     cpu_ms_per_task: f64,
@@ -65,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let tasks = arguments.shape.tasks() as f64;
     let report = Report {
         suite: "engine",
+        machine: Machine::describe()?,
         shape: arguments.shape,
         durability: arguments.durability,
         in_flight: arguments.in_flight,
@@ -108,18 +112,10 @@ async fn measure(arguments: &Arguments) -> Result<Vec<Measured>> {
     client.keep_in_flight(arguments.in_flight, WARM_UP).await?;
     let mut rounds = Vec::new();
     for round in 1..=arguments.common.rounds {
-        let cpu = cluster.cpu_seconds()? + cpu_seconds(std::process::id())?;
         let time = Duration::from_secs_f64(arguments.seconds);
-        let seen = client.keep_in_flight(arguments.in_flight, time).await?;
-        let cpu = cluster.cpu_seconds()? + cpu_seconds(std::process::id())? - cpu;
-        let tasks = seen.runs * arguments.shape.tasks() as u64;
-        let measured = Measured {
-            runs_per_s: seen.runs as f64 / seen.elapsed.as_secs_f64(),
-            p50_ms: seen.latency.value_at_quantile(0.5) as f64 / 1e3,
-            p99_ms: seen.latency.value_at_quantile(0.99) as f64 / 1e3,
-            rss_mib: cluster.peak_resident_bytes()? as f64 / f64::from(1 << 20),
-            cpu_ms_per_task: cpu * 1e3 / tasks as f64,
-        };
+        let tasks = arguments.shape.tasks();
+        let measured =
+            measure_round(&cluster, &mut client, arguments.in_flight, tasks, time).await?;
         eprintln!(
             "round {round} of {}: {:.0} tasks/s",
             arguments.common.rounds,
@@ -128,4 +124,24 @@ async fn measure(arguments: &Arguments) -> Result<Vec<Measured>> {
         rounds.push(measured);
     }
     Ok(rounds)
+}
+
+/// Keeps runs of a number of tasks in flight on a cluster that is warm.
+pub(super) async fn measure_round(
+    cluster: &Cluster,
+    client: &mut Client,
+    in_flight: usize,
+    tasks: usize,
+    time: Duration,
+) -> Result<Measured> {
+    let cpu = cluster.cpu_seconds()? + cpu_seconds(std::process::id())?;
+    let seen = client.keep_in_flight(in_flight, time).await?;
+    let cpu = cluster.cpu_seconds()? + cpu_seconds(std::process::id())? - cpu;
+    Ok(Measured {
+        runs_per_s: seen.runs as f64 / seen.elapsed.as_secs_f64(),
+        p50_ms: seen.latency.value_at_quantile(0.5) as f64 / 1e3,
+        p99_ms: seen.latency.value_at_quantile(0.99) as f64 / 1e3,
+        rss_mib: cluster.peak_resident_bytes()? as f64 / f64::from(1 << 20),
+        cpu_ms_per_task: cpu * 1e3 / (seen.runs * tasks as u64) as f64,
+    })
 }
