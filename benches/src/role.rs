@@ -37,7 +37,7 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
     runtime(arguments.threads)?.block_on(async {
         let stop = levelflow_runtime::shutdown::on_signal()?;
         let config = CoordinatorConfig {
-            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
             storage: Storage::DataDir(arguments.data_dir.clone()),
             ..CoordinatorConfig::default()
         };

@@ -121,7 +121,7 @@ impl ConnectionArguments {
 /// Where a coordinator serves.
 #[derive(Debug, Args)]
 pub(crate) struct ListenArgument {
-    /// Where to serve gRPC; port 0 takes a free one [env: LEVELFLOW_LISTEN] [default: 127.0.0.1:7400]
+    /// Where to serve gRPC; port 0 takes a free one, unix:PATH is a socket [env: LEVELFLOW_LISTEN] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
 }

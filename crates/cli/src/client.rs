@@ -13,6 +13,8 @@ use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::connection::url;
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an idle connection is probed, and how long a probe may take.
@@ -94,14 +96,9 @@ impl Client {
         Self { service }
     }
 
-    /// Connects to a server at `host:port`, or at a URL.
+    /// Connects to a server at `host:port`, at a URL, or at `unix:` and the path of a socket.
     pub(crate) async fn connect(address: &str) -> Result<Self, ApiError> {
-        let url = if address.contains("://") {
-            address.to_owned()
-        } else {
-            format!("http://{address}")
-        };
-        let endpoint = Endpoint::from_shared(url).map_err(|_| {
+        let endpoint = Endpoint::from_shared(url(address)).map_err(|_| {
             ApiError::new(
                 Code::ConfigInvalid,
                 format!("`{address}` is not an address; write for example 127.0.0.1:7400"),

@@ -89,6 +89,15 @@ impl Connection {
     }
 }
 
+/// An address as a URL: `host:port` is one of `http`, and `unix:` stands before the path of a socket.
+pub(crate) fn url(address: &str) -> String {
+    if address.contains("://") || address.starts_with("unix:") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    }
+}
+
 /// Where runs are kept.
 pub(crate) fn data_dir(settings: &Settings) -> Result<PathBuf, CliError> {
     match &settings.data_dir {

@@ -1,10 +1,9 @@
 //! A coordinator, and where it is wanted a worker, in this process.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use levelflow_coordinator::{Coordinator, Storage};
+use levelflow_coordinator::{Coordinator, Listen, Storage};
 use levelflow_runtime::task;
 use levelflow_worker::{Worker, WorkerError};
 use tokio::task::JoinHandle;
@@ -26,7 +25,7 @@ impl Embedded {
     pub(crate) async fn start(
         settings: &Settings,
         data_dir: &Path,
-        listen: Option<SocketAddr>,
+        listen: Option<Listen>,
     ) -> Result<Self, CliError> {
         let storage = Storage::DataDir(data_dir.to_owned());
         let coordinator = Coordinator::start(settings.coordinator.config(listen, storage)).await?;
@@ -57,7 +56,7 @@ impl Embedded {
     }
 
     /// Where it serves other processes.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<&Listen> {
         self.coordinator.address()
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::HumanDuration;
-use levelflow_coordinator::{CoordinatorConfig, Storage};
+use levelflow_coordinator::{CoordinatorConfig, Listen, Storage};
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_worker::WorkerConfig;
@@ -25,7 +25,7 @@ pub(crate) struct Settings {
     /// The coordinator that clients and workers talk to.
     pub(crate) address: Option<String>,
     /// Where a coordinator serves.
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
     /// How long a stopping process waits for what is under way.
     pub(crate) stop_grace: HumanDuration,
     /// The coordinator.
@@ -56,7 +56,7 @@ pub(crate) struct CoordinatorSettings {
 
 impl CoordinatorSettings {
     /// The configuration of a coordinator with these settings.
-    pub(crate) fn config(&self, listen: Option<SocketAddr>, storage: Storage) -> CoordinatorConfig {
+    pub(crate) fn config(&self, listen: Option<Listen>, storage: Storage) -> CoordinatorConfig {
         CoordinatorConfig {
             listen,
             storage,
@@ -93,7 +93,7 @@ impl Default for Settings {
             log_format: LogFormat::default(),
             data_dir: None,
             address: None,
-            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)).into(),
             stop_grace: HumanDuration(Duration::from_secs(10)),
             coordinator: CoordinatorSettings::default(),
             worker: WorkerConfig::default(),

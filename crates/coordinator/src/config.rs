@@ -1,16 +1,17 @@
 //! Configuration of a coordinator.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::limits;
 
+use crate::listen::Listen;
+
 /// Configuration of a coordinator.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// Where to serve gRPC over TCP; nowhere if not given.
-    pub listen: Option<SocketAddr>,
+    /// Where to serve other processes; nowhere if not given.
+    pub listen: Option<Listen>,
     /// Where runs are kept.
     pub storage: Storage,
     /// How often workers send heartbeats.

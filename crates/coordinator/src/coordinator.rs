@@ -1,13 +1,11 @@
 //! A coordinator: actor, store and server, started and stopped together.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use levelflow_store::sqlite::Options;
 use levelflow_store::{Memory, Sqlite, Store, StoreError};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{CoordinatorConfig, Storage};
 use crate::definitions::Definitions;
 use crate::error::StartError;
+use crate::listen::Listen;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
 use crate::retention;
@@ -32,7 +31,7 @@ const CLOSE_CONNECTIONS_WITHIN: Duration = Duration::from_secs(2);
 pub struct Coordinator {
     actor: mpsc::Sender<Message>,
     channel: Channel,
-    address: Option<SocketAddr>,
+    address: Option<Listen>,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
 }
@@ -48,20 +47,19 @@ impl Coordinator {
             return Err(StartError::Config { field, problem });
         }
         // Before the store, so that a wrong address touches nothing.
-        let listener = match config.listen {
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .map_err(|source| StartError::Listen { address, source })?,
-            ),
-            None => None,
-        };
-        let address = match &listener {
-            Some(listener) => listener.local_addr().ok(),
-            None => None,
-        };
+        let mut listener = None;
+        let mut address = None;
+        if let Some(listen) = &config.listen {
+            let failed = |source| StartError::Listen {
+                address: listen.clone(),
+                source,
+            };
+            let bound = listen.bind().await.map_err(failed)?;
+            address = Some(bound.address().map_err(failed)?);
+            listener = Some(bound);
+        }
         let clock = Clock::start();
-        let store = open_store(config.storage.clone(), address).await?;
+        let store = open_store(config.storage.clone(), address.clone()).await?;
         let definitions = Arc::new(Definitions::default());
         let recover = Recover::new(config.clone(), definitions.clone());
         let engine = recover.engine(&*store, clock).await?;
@@ -100,7 +98,7 @@ impl Coordinator {
         let inside = server::serve_duplex(connections, routes.clone(), stop.clone());
         let mut servers = vec![spawn_server("server inside the process", inside)];
         if let Some(listener) = listener {
-            let outside = server::serve_tcp(listener, routes, stop.clone());
+            let outside = server::serve(listener, routes, stop.clone());
             servers.push(spawn_server("server", outside));
         }
         Ok(Self {
@@ -117,9 +115,9 @@ impl Coordinator {
         self.channel.clone()
     }
 
-    /// Where it serves over TCP.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+    /// Where it serves other processes.
+    pub fn address(&self) -> Option<&Listen> {
+        self.address.as_ref()
     }
 
     /// Stops: refuses new runs, gives out no more attempts, lets those under way end within `grace`,
@@ -158,7 +156,7 @@ fn spawn_server(
 
 async fn open_store(
     storage: Storage,
-    address: Option<SocketAddr>,
+    address: Option<Listen>,
 ) -> Result<Arc<dyn Store>, StoreError> {
     match storage {
         Storage::Memory => Ok(Arc::new(Memory::default())),

@@ -1,10 +1,10 @@
 //! Errors of the coordinator.
 
-use std::net::SocketAddr;
-
 use levelflow_common::Code;
 use levelflow_engine::ReplayError;
 use levelflow_store::StoreError;
+
+use crate::listen::Listen;
 
 /// Why a coordinator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum StartError {
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// Why.
         source: std::io::Error,
     },

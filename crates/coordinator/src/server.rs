@@ -8,15 +8,15 @@ use levelflow_proto::v1::worker_service_server::WorkerServiceServer;
 use levelflow_proto::v1::workflow_service_server::WorkflowServiceServer;
 use levelflow_proto::v1::{self};
 use tokio::io::DuplexStream;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::error::StartError;
+use crate::listen::Listener;
 use crate::service::{Backend, Sessions, Workflows};
 
 /// Bytes that a peer may send before it hears that they were read.
@@ -62,15 +62,23 @@ fn router(routes: Routes) -> Router {
 }
 
 /// Serves connections from a listener until `stop`, and then lets requests end.
-pub(crate) async fn serve_tcp(
-    listener: TcpListener,
+pub(crate) async fn serve(
+    listener: Listener,
     routes: Routes,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    router(routes)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await
+    let router = router(routes);
+    let stop = stop.cancelled_owned();
+    match listener {
+        Listener::Tcp(listener) => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, stop).await
+        }
+        Listener::Unix(listener, _file) => {
+            let incoming = UnixListenerStream::new(listener);
+            router.serve_with_incoming_shutdown(incoming, stop).await
+        }
+    }
 }
 
 /// Serves connections inside the process until `stop`.

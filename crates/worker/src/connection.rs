@@ -41,7 +41,9 @@ impl Upstream {
         };
         let endpoint =
             Endpoint::from_shared(address.to_owned()).map_err(|source| malformed(Some(source)))?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+        let is_socket = address.starts_with("unix:");
+        let is_http = endpoint.uri().scheme_str() == Some("http");
+        if !is_socket && (!is_http || endpoint.uri().host().is_none()) {
             return Err(malformed(None));
         }
         Ok(Self::Address(Box::new(
@@ -158,6 +160,7 @@ mod tests {
     #[test]
     fn an_address_needs_scheme_and_host() {
         Upstream::at("http://127.0.0.1:7400").unwrap();
+        Upstream::at("unix:/run/levelflow.sock").unwrap();
         for address in [
             "127.0.0.1:7400",
             "https://localhost",

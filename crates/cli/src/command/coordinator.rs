@@ -41,11 +41,11 @@ pub(crate) async fn serve(
     work: Work,
 ) -> Result<Exit, CliError> {
     let settings = &context.settings;
-    let mut embedded = Embedded::start(settings, data_dir, Some(settings.listen)).await?;
+    let mut embedded = Embedded::start(settings, data_dir, Some(settings.listen.clone())).await?;
     if work == Work::Do {
         embedded.start_worker(settings)?;
     }
-    let address = embedded.address().unwrap_or(settings.listen);
+    let address = embedded.address().unwrap_or(&settings.listen).clone();
     if context.json {
         let answer = json!({
             "address": address,

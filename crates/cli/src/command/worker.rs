@@ -5,6 +5,7 @@ use levelflow_worker::Worker;
 use serde_json::json;
 
 use crate::arguments::{SlotsArgument, pair};
+use crate::connection::url;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -48,9 +49,7 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
     if let Some(address) = &context.settings.address {
         config.address.clone_from(address);
     }
-    if !config.address.contains("://") {
-        config.address = format!("http://{}", config.address);
-    }
+    config.address = url(&config.address);
     let address = config.address.clone();
     let worker = Worker::builder().config(config).build()?;
     if context.json {

@@ -143,6 +143,26 @@ async fn a_worker_in_another_process_does_the_work() {
 }
 
 #[tokio::test]
+async fn a_server_can_be_a_socket() {
+    let home = Home::new();
+    home.file("flow.yaml", FLOW);
+    let address = format!("unix:{}", home.path("socket").display());
+    let command = home.command(&["coordinator", "--listen", &address, "--json"]);
+    let (coordinator, served) = Running::server(command).await;
+    assert_eq!(served, address);
+    let mut worker = Running::start(home.command(&["worker", "--address", &address, "--json"]));
+    worker.line().await;
+    let submit = ["submit", "flow.yaml", "--wait", "--address", &address];
+    let (code, run) = home.json(&submit).await;
+    assert_eq!(code, Some(0), "{run}");
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    coordinator.signal(Signal::SIGTERM);
+    assert_eq!(coordinator.ended().await.code(), Some(0));
+    assert!(!home.path("socket").exists());
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_is_refused() {
     let home = Home::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
