@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::role::READY;
@@ -90,6 +92,17 @@ pub(crate) struct Layout {
     pub(crate) slots: usize,
     pub(crate) coordinator_threads: usize,
     pub(crate) worker_threads: usize,
+    pub(crate) transport: Transport,
+}
+
+/// What carries gRPC between the processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Transport {
+    /// TCP over loopback.
+    Tcp,
+    /// A Unix socket.
+    Unix,
 }
 
 impl Cluster {
@@ -97,8 +110,8 @@ impl Cluster {
         let data_dir = tempfile::Builder::new()
             .prefix("levelflow-bench-")
             .tempdir()?;
-        let coordinator = start_coordinator(data_dir.path(), layout.coordinator_threads)?;
-        let address = format!("http://{}", coordinator.ready);
+        let coordinator = start_coordinator(data_dir.path(), layout)?;
+        let address = url(&coordinator.ready);
         let worker = || {
             let arguments = [
                 "--address".to_owned(),
@@ -121,7 +134,7 @@ impl Cluster {
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("http://{}", self.coordinator.ready)
+        url(&self.coordinator.ready)
     }
 
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
@@ -141,12 +154,26 @@ impl Cluster {
     }
 }
 
-fn start_coordinator(data_dir: &Path, threads: usize) -> Result<Process> {
+/// The URL of what a coordinator says that it serves at.
+fn url(ready: &str) -> String {
+    match ready.strip_prefix("unix:") {
+        Some(_) => ready.to_owned(),
+        None => format!("http://{ready}"),
+    }
+}
+
+fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
+    let listen = match layout.transport {
+        Transport::Tcp => "127.0.0.1:0".to_owned(),
+        Transport::Unix => format!("unix:{}", data_dir.join("socket").display()),
+    };
     let arguments = [
+        "--listen".to_owned(),
+        listen,
         "--data-dir".to_owned(),
         data_dir.display().to_string(),
         "--threads".to_owned(),
-        threads.to_string(),
+        layout.coordinator_threads.to_string(),
     ];
     Process::start("coordinator", &arguments)
 }

@@ -1,12 +1,11 @@
 //! The processes that a suite measures: this program again, in another role.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use levelflow_coordinator::{Coordinator, CoordinatorConfig, Storage};
+use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, Storage};
 use levelflow_worker::{Context, HandlerError, Worker};
 use tokio::runtime::{Builder, Runtime};
 
@@ -19,6 +18,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(crate) struct CoordinatorArguments {
     #[arg(long)]
     data_dir: PathBuf,
+    #[arg(long)]
+    listen: Listen,
     #[arg(long, default_value_t = 1)]
     threads: usize,
 }
@@ -37,7 +38,7 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
     runtime(arguments.threads)?.block_on(async {
         let stop = levelflow_runtime::shutdown::on_signal()?;
         let config = CoordinatorConfig {
-            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()),
+            listen: Some(arguments.listen.clone()),
             storage: Storage::DataDir(arguments.data_dir.clone()),
             ..CoordinatorConfig::default()
         };

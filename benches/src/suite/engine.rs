@@ -9,7 +9,7 @@ use super::Common;
 use crate::client::Client;
 use crate::figure::Figure;
 use crate::machine::Machine;
-use crate::process::{Cluster, cpu_seconds};
+use crate::process::{Cluster, Transport, cpu_seconds};
 use crate::role::runtime;
 use crate::shape::{Durable, Shape};
 
@@ -50,6 +50,7 @@ struct Report {
     rounds: u32,
     seconds: f64,
     workers: usize,
+    transport: Transport,
     slots: usize,
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         rounds: arguments.common.rounds,
         seconds: arguments.seconds,
         workers: arguments.common.workers,
+        transport: arguments.common.transport,
         slots: arguments.common.slots,
     };
     let lines = [

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::process::Layout;
+use crate::process::{Layout, Transport};
 
 /// What all suites take.
 #[derive(clap::Args)]
@@ -31,6 +31,9 @@ pub(crate) struct Common {
     /// Threads of each worker that serve; 1 for all work on one.
     #[arg(long, default_value_t = 1)]
     pub(crate) worker_threads: usize,
+    /// What carries gRPC between the processes.
+    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
+    pub(crate) transport: Transport,
 }
 
 impl Common {
@@ -40,6 +43,7 @@ impl Common {
             slots: self.slots,
             coordinator_threads: self.coordinator_threads,
             worker_threads: self.worker_threads,
+            transport: self.transport,
         }
     }
 
