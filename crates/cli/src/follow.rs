@@ -7,14 +7,18 @@ use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 use futures_util::StreamExt as _;
 use levelflow_common::event::{RunEvent, RunUpdate};
 use levelflow_common::view::RunView;
-use levelflow_common::{Fault, RunId};
+use levelflow_common::{Fault, RunId, TaskStatus};
 use levelflow_proto::ApiError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 
 /// How often whoever follows is asked to draw again.
 const FRAME: Duration = Duration::from_millis(100);
+
+/// How long nothing must happen before the user is told why.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Sees a run go on.
 pub(crate) trait Observer {
@@ -24,6 +28,8 @@ pub(crate) trait Observer {
     fn update(&mut self, update: &RunUpdate);
     /// Time went by.
     fn frame(&mut self) {}
+    /// Nothing has happened for a while, and this is why.
+    fn waits(&mut self, _why: &str) {}
     /// Nothing more follows.
     fn end(&mut self) {}
 }
@@ -94,6 +100,8 @@ async fn follow_events(
     let mut frames = tokio::time::interval(FRAME);
     frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut waits = backoff().build();
+    // When to say why nothing happens; none once it was said.
+    let mut speak_at = Some(Instant::now() + SILENCE);
     loop {
         let mut updates = retrying(|| client.watch(run_id, sequence)).await?;
         let broken = loop {
@@ -101,6 +109,7 @@ async fn follow_events(
                 update = updates.next() => match update {
                     Some(Ok(update)) => {
                         waits = backoff().build();
+                        speak_at = Some(Instant::now() + SILENCE);
                         sequence = sequence.max(update.sequence);
                         observer.update(&update);
                         if update.events.iter().any(|event| matches!(event, RunEvent::Finished { .. })) {
@@ -117,7 +126,15 @@ async fn follow_events(
                     interrupted = true;
                     cancel(client, run_id).await?;
                 }
-                _ = frames.tick() => observer.frame(),
+                now = frames.tick() => {
+                    if speak_at.is_some_and(|at| at <= now) {
+                        speak_at = None;
+                        if let Some(why) = why_it_waits(client, run_id).await {
+                            observer.waits(&why);
+                        }
+                    }
+                    observer.frame();
+                }
             }
         };
         if let Some(error) = broken.as_ref().filter(|error| !is_passing(error)) {
@@ -139,6 +156,32 @@ async fn follow_events(
             }
         }
     }
+}
+
+/// Why the first of the tasks that could start does not; none if there is no such task.
+async fn why_it_waits(client: &Client, run_id: RunId) -> Option<String> {
+    let run = client.get(run_id).await.ok()?;
+    let mut ready = run
+        .tasks
+        .iter()
+        .filter(|task| task.status == TaskStatus::Ready);
+    let first = ready.next()?;
+    let explanation = client
+        .explain(run_id, &first.task_id, first.item)
+        .await
+        .ok()?;
+    let reason = explanation.reasons.into_iter().next()?;
+    let item = first.item.map(|item| format!("[{item}]"));
+    let more = match ready.count() {
+        0 => String::new(),
+        count => format!(" ({count} more wait)"),
+    };
+    Some(format!(
+        "{}{} waits: {}{more}",
+        first.task_id,
+        item.unwrap_or_default(),
+        reason.text
+    ))
 }
 
 async fn cancel(client: &Client, run_id: RunId) -> Result<(), ApiError> {

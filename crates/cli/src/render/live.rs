@@ -28,6 +28,8 @@ pub(crate) struct Live<W> {
     out: W,
     styling: Styling,
     progress: Progress,
+    /// Why nothing happens.
+    note: Option<String>,
     started: bool,
     drawn_lines: usize,
     dirty: bool,
@@ -42,6 +44,7 @@ impl<W: Write> Live<W> {
             out,
             styling,
             progress: Progress::default(),
+            note: None,
             started: false,
             drawn_lines: 0,
             dirty: false,
@@ -55,7 +58,12 @@ impl<W: Write> Live<W> {
     fn draw(&mut self) {
         let (width, height) = (self.size)();
         let now = (self.clock)();
-        let lines = frame(&self.progress, now, width, height.saturating_sub(2));
+        let mut lines = frame(&self.progress, now, width, height.saturating_sub(3));
+        lines.extend(self.note.as_ref().map(|note| Line {
+            mark: '⋯',
+            style: style::of_task(TaskStatus::Backoff),
+            text: note.chars().take(width.saturating_sub(3)).collect(),
+        }));
         let mut text = String::new();
         if self.drawn_lines > 0 {
             text.push_str(&format!("\x1b[{}A", self.drawn_lines));
@@ -84,6 +92,12 @@ impl<W: Write> Observer for Live<W> {
 
     fn update(&mut self, update: &RunUpdate) {
         self.progress.apply(update);
+        self.note = None;
+        self.dirty = true;
+    }
+
+    fn waits(&mut self, why: &str) {
+        self.note = Some(why.to_owned());
         self.dirty = true;
     }
 
@@ -249,6 +263,10 @@ impl<W: Write> Observer for Lines<W> {
             let _ = writeln!(self.out, "{}", headline(run));
         }
         self.progress = Progress::of(run);
+    }
+
+    fn waits(&mut self, why: &str) {
+        let _ = writeln!(self.out, "{why}");
     }
 
     fn update(&mut self, update: &RunUpdate) {

@@ -1,9 +1,12 @@
 //! Servers, and clients in other processes.
 
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::time::timeout;
 
-use crate::harness::{Home, Running};
+use crate::harness::{DEADLINE, Home, Running, lines};
 
 const FLOW: &str = "
 name: flow
@@ -140,6 +143,26 @@ async fn a_worker_in_another_process_does_the_work() {
     assert_eq!(worker.ended().await.code(), Some(0));
     coordinator.signal(Signal::SIGTERM);
     assert_eq!(coordinator.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_why() {
+    let home = Home::new();
+    home.file("flow.yaml", FLOW);
+    let (coordinator, _) = Running::serve(&home, &["coordinator"]).await;
+    let mut submit = home.command(&["submit", "flow.yaml", "--wait"]);
+    submit.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut submit = submit.spawn().unwrap();
+    let mut told = lines(submit.stderr.take().unwrap());
+    let expected = "waits: no connected worker serves queue `default` that runs";
+    loop {
+        let line = timeout(DEADLINE, told.next_line()).await.unwrap().unwrap();
+        if line.expect("it says why before it ends").contains(expected) {
+            break;
+        }
+    }
+    submit.kill().await.unwrap();
+    coordinator.kill().await;
 }
 
 #[tokio::test]
