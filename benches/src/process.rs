@@ -47,15 +47,7 @@ impl Process {
 
     /// The most memory that was resident so far, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let kib: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.trim().strip_suffix("kB"))
-            .context("the kernel reports VmHWM")?
-            .trim()
-            .parse()?;
-        Ok(kib * 1024)
+        peak_resident_bytes(self.child.id())
     }
 }
 
@@ -78,10 +70,24 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks as f64 / 100.0)
 }
 
+/// The most memory of a process that was resident so far, in bytes.
+pub(crate) fn peak_resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .context("the kernel reports VmHWM")?
+        .trim()
+        .parse()?;
+    Ok(kib * 1024)
+}
+
 /// A coordinator with its store, and workers.
 pub(crate) struct Cluster {
     pub(crate) coordinator: Process,
     pub(crate) workers: Vec<Process>,
+    layout: Layout,
     _data_dir: TempDir,
 }
 
@@ -107,30 +113,39 @@ pub(crate) enum Transport {
 
 impl Cluster {
     pub(crate) fn start(layout: &Layout) -> Result<Self> {
+        let mut cluster = Self::without_workers(layout)?;
+        while cluster.workers.len() < layout.workers {
+            cluster.add_worker()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts the coordinator alone.
+    pub(crate) fn without_workers(layout: &Layout) -> Result<Self> {
         let data_dir = tempfile::Builder::new()
             .prefix("levelflow-bench-")
             .tempdir()?;
         let coordinator = start_coordinator(data_dir.path(), layout)?;
-        let address = url(&coordinator.ready);
-        let worker = || {
-            let arguments = [
-                "--address".to_owned(),
-                address.clone(),
-                "--slots".to_owned(),
-                layout.slots.to_string(),
-                "--threads".to_owned(),
-                layout.worker_threads.to_string(),
-            ];
-            Process::start("worker", &arguments)
-        };
-        let workers = (0..layout.workers)
-            .map(|_| worker())
-            .collect::<Result<_>>()?;
         Ok(Self {
             coordinator,
-            workers,
+            workers: Vec::new(),
+            layout: layout.clone(),
             _data_dir: data_dir,
         })
+    }
+
+    /// Starts one more worker.
+    pub(crate) fn add_worker(&mut self) -> Result<()> {
+        let arguments = [
+            "--address".to_owned(),
+            self.address(),
+            "--slots".to_owned(),
+            self.layout.slots.to_string(),
+            "--threads".to_owned(),
+            self.layout.worker_threads.to_string(),
+        ];
+        self.workers.push(Process::start("worker", &arguments)?);
+        Ok(())
     }
 
     pub(crate) fn address(&self) -> String {

@@ -9,6 +9,7 @@ use super::Common;
 use super::engine::line;
 use crate::client::Client;
 use crate::figure::Figure;
+use crate::machine::Machine;
 use crate::process::Cluster;
 use crate::role::runtime;
 use crate::shape::{Durable, Shape};
@@ -34,6 +35,7 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Report {
     suite: &'static str,
+    machine: Machine,
     durability: Durable,
     rounds: u32,
     seconds: f64,
@@ -61,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     })?;
     let report = Report {
         suite: "latency",
+        machine: Machine::describe()?,
         durability: arguments.durability,
         rounds: arguments.common.rounds,
         seconds: arguments.seconds,
