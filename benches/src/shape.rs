@@ -29,7 +29,8 @@ pub(crate) enum Durable {
 impl Shape {
     pub(crate) const ALL: [Self; 3] = [Self::Small, Self::Medium, Self::Large];
 
-    const fn levels(self) -> &'static [usize] {
+    /// How many tasks each level has.
+    pub(crate) const fn levels(self) -> &'static [usize] {
         match self {
             Self::Small => &[1, 3, 1],
             Self::Medium => &[1, 6, 1, 6, 1],
