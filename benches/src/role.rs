@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, Storage};
 use levelflow_worker::{Context, HandlerError, Worker};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 /// What a child prints before its address, when it can be used.
 pub(crate) const READY: &str = "ready ";
@@ -20,7 +20,7 @@ pub(crate) struct CoordinatorArguments {
     data_dir: PathBuf,
     #[arg(long)]
     listen: Listen,
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 0)]
     threads: usize,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct WorkerArguments {
     address: String,
     #[arg(long)]
     slots: usize,
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 0)]
     threads: usize,
 }
 
@@ -68,15 +68,5 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
 }
 
 pub(crate) fn runtime(threads: usize) -> Result<Runtime> {
-    let mut builder = match threads {
-        0 | 1 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    builder
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    levelflow_runtime::threads::runtime(threads).context("cannot start the runtime")
 }

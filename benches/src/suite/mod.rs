@@ -25,11 +25,11 @@ pub(crate) struct Common {
     /// Slots of each worker.
     #[arg(long, default_value_t = 512)]
     pub(crate) slots: usize,
-    /// Threads of the coordinator that serve; 1 for all work on one.
-    #[arg(long, default_value_t = 1)]
+    /// Threads of the coordinator that serve; 0 for what the product chooses.
+    #[arg(long, default_value_t = 0)]
     pub(crate) coordinator_threads: usize,
-    /// Threads of each worker that serve; 1 for all work on one.
-    #[arg(long, default_value_t = 1)]
+    /// Threads of each worker that serve; 0 for what the product chooses.
+    #[arg(long, default_value_t = 0)]
     pub(crate) worker_threads: usize,
     /// What carries gRPC between the processes.
     #[arg(long, value_enum, default_value_t = Transport::Tcp)]

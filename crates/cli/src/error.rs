@@ -92,6 +92,9 @@ pub(crate) enum CliError {
     /// The signal handlers could not be installed.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    /// The threads that serve could not be started.
+    #[error("cannot start the threads that serve")]
+    Threads(#[source] std::io::Error),
     /// What was to be shown could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] std::io::Error),
@@ -115,7 +118,7 @@ impl CliError {
             Self::Worker(error) => error.code(),
             Self::DataDirInUse { .. } => Code::DataDirLocked,
             Self::NoDataDir => Code::ConfigInvalid,
-            Self::Signals(_) | Self::Output(_) | Self::Json(_) => Code::Internal,
+            Self::Signals(_) | Self::Threads(_) | Self::Output(_) | Self::Json(_) => Code::Internal,
         }
     }
 

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use levelflow_runtime::config::Layers;
-use levelflow_runtime::{shutdown, telemetry};
+use levelflow_runtime::{shutdown, telemetry, threads};
 
 use crate::arguments::{CommandLine, CommonArguments};
 use crate::context::Context;
@@ -42,8 +42,7 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-#[tokio::main]
-async fn start(
+fn start(
     common: &CommonArguments,
     command: arguments::Command,
     terminal: Terminal,
@@ -54,13 +53,16 @@ async fn start(
         .as_deref()
         .unwrap_or(command.default_log_filter());
     telemetry::init(filter, settings.log_format)?;
-    let context = Context {
-        settings,
-        json: common.json,
-        terminal,
-        interrupt: shutdown::on_signal().map_err(CliError::Signals)?,
-    };
-    Box::pin(command.execute(&context)).await
+    let runtime = threads::runtime(settings.threads).map_err(CliError::Threads)?;
+    runtime.block_on(async {
+        let context = Context {
+            settings,
+            json: common.json,
+            terminal,
+            interrupt: shutdown::on_signal().map_err(CliError::Signals)?,
+        };
+        Box::pin(command.execute(&context)).await
+    })
 }
 
 fn load_settings(

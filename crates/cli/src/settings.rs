@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) log: Option<String>,
     /// How log lines look.
     pub(crate) log_format: LogFormat,
+    /// Threads that serve; 0 for as many as suit the machine.
+    pub(crate) threads: usize,
     /// Where runs are kept.
     pub(crate) data_dir: Option<PathBuf>,
     /// The coordinator that clients and workers talk to.
@@ -91,6 +93,7 @@ impl Default for Settings {
         Self {
             log: None,
             log_format: LogFormat::default(),
+            threads: 0,
             data_dir: None,
             address: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)).into(),

@@ -298,7 +298,8 @@ async fn settings_are_checked_with_their_origin() {
     assert_eq!(
         ended.stderr,
         "error[config_invalid]: setting `listen` from the command line: \
-         invalid socket address syntax\n"
+         `127.0.0.1:99999` is no address to serve at; \
+         write for example 127.0.0.1:7400 or unix:/run/levelflow.sock\n"
     );
 
     let mut command = home.command(&["list"]);
