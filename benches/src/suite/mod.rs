@@ -3,9 +3,10 @@
 pub(crate) mod engine;
 pub(crate) mod latency;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::process::{Layout, Transport};
@@ -49,13 +50,45 @@ impl Common {
 
     /// Writes the result where it was asked for, and otherwise as lines for people.
     pub(crate) fn print(&self, result: &impl Serialize, lines: &[String]) -> Result<()> {
-        match &self.json {
-            None => lines.iter().for_each(|line| println!("{line}")),
-            Some(file) if file.as_os_str() == "-" => {
-                println!("{}", serde_json::to_string_pretty(result)?);
-            }
-            Some(file) => std::fs::write(file, serde_json::to_vec_pretty(result)?)?,
-        }
-        Ok(())
+        print(self.json.as_deref(), result, lines)
     }
+}
+
+/// The JSON of a suite: what it reports, and how to measure it again.
+#[derive(Serialize)]
+struct Document<'a, T> {
+    #[serde(flatten)]
+    result: &'a T,
+    command: String,
+}
+
+/// Writes a result as JSON to a file, or to standard output for `-`, or as lines for people.
+pub(crate) fn print(json: Option<&Path>, result: &impl Serialize, lines: &[String]) -> Result<()> {
+    let Some(file) = json else {
+        lines.iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    };
+    let document = serde_json::to_string_pretty(&Document {
+        result,
+        command: command(std::env::args().skip(1)),
+    })?;
+    if file.as_os_str() == "-" {
+        println!("{document}");
+        return Ok(());
+    }
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    fs::write(file, document).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// What to type to measure the same again.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = "cargo run --release -p levelflow-bench --".to_owned();
+    for argument in arguments {
+        command.push(' ');
+        command.push_str(&argument);
+    }
+    command
 }
