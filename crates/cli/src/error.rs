@@ -175,10 +175,14 @@ impl CliError {
 
     /// The error as it is shown.
     pub(crate) fn diagnostic(&self) -> Diagnostic {
-        let mut causes = Vec::new();
+        let mut causes: Vec<String> = Vec::new();
         let mut source = self.source();
         while let Some(cause) = source {
-            causes.push(cause.to_string());
+            let text = cause.to_string();
+            // Some errors only wrap a number around the words of their source.
+            if !causes.last().is_some_and(|last| text.ends_with(last)) {
+                causes.push(text);
+            }
             source = cause.source();
         }
         let plain = |path: &str, message: &str| Problem {
