@@ -18,7 +18,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::harness::DEADLINE;
 
-/// How often the state of a run is looked at where no event tells of it.
+/// How often to look where no event tells.
 const POLL: Duration = Duration::from_millis(10);
 
 /// A client of one server.
@@ -59,6 +59,41 @@ impl Client {
         request: v1::ListRunsRequest,
     ) -> Result<v1::ListRunsResponse, ApiError> {
         answer(self.service.clone().list_runs(request)).await
+    }
+
+    pub(crate) async fn cancel(&self, run_id: &str) -> Result<v1::CancelRunResponse, ApiError> {
+        let request = v1::CancelRunRequest {
+            run_id: run_id.to_owned(),
+            reason: "enough".to_owned(),
+        };
+        answer(self.service.clone().cancel_run(request)).await
+    }
+
+    pub(crate) async fn resume(&self, run_id: &str) -> Result<v1::ResumeRunResponse, ApiError> {
+        let run_id = run_id.to_owned();
+        answer(
+            self.service
+                .clone()
+                .resume_run(v1::ResumeRunRequest { run_id }),
+        )
+        .await
+    }
+
+    /// How a task stands, and why.
+    pub(crate) async fn explain(
+        &self,
+        run_id: &str,
+        task_id: &str,
+    ) -> (v1::TaskStatus, Vec<v1::Reason>) {
+        let request = v1::ExplainTaskRequest {
+            run_id: run_id.to_owned(),
+            task_id: task_id.to_owned(),
+            item: None,
+        };
+        let response = answer(self.service.clone().explain_task(request))
+            .await
+            .unwrap();
+        (response.status(), response.reasons)
     }
 
     pub(crate) async fn watch(&self, run_id: &str, after: u64) -> Result<Updates, ApiError> {
@@ -107,14 +142,7 @@ impl Client {
             let on = task.worker.as_ref().is_some_and(|on| *on.0 == *worker);
             on && task.status == TaskStatus::Running
         };
-        let poll = async {
-            while !is_running().await {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        timeout(DEADLINE, poll)
-            .await
-            .expect("the worker takes the task before the deadline");
+        eventually("the worker has the task", is_running).await;
     }
 }
 
@@ -158,6 +186,18 @@ pub(crate) fn submission(workflow: &Value) -> v1::SubmitWorkflowRequest {
 pub(crate) fn source(text: impl Into<Bytes>) -> v1::WorkflowSource {
     v1::WorkflowSource {
         source: Some(Source::Text(text.into())),
+    }
+}
+
+/// Waits for what no event tells of.
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let poll = async {
+        while !holds().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    if timeout(DEADLINE, poll).await.is_err() {
+        panic!("not before the deadline: {what}");
     }
 }
 

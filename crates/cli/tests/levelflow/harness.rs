@@ -131,8 +131,12 @@ impl Running {
             .expect("the program has not ended")
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().unwrap()).unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let pid = self.pid();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod api;
 mod client;
 mod crash_coordinator;
 mod crash_worker;
