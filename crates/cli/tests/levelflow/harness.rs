@@ -116,8 +116,7 @@ impl Running {
     /// Starts a server that answers in JSON, and gives its address.
     pub(crate) async fn server(command: Command) -> (Self, String) {
         let mut running = Self::start(command);
-        let line = running.line().await;
-        let ready: Value = serde_json::from_str(&line).unwrap();
+        let ready = running.json_line().await;
         let address = ready["address"].as_str().unwrap().to_owned();
         (running, address)
     }
@@ -129,6 +128,11 @@ impl Running {
             .expect("the program writes a line before the deadline")
             .unwrap()
             .expect("the program has not ended")
+    }
+
+    /// The next line of its standard output, which is JSON.
+    pub(crate) async fn json_line(&mut self) -> Value {
+        serde_json::from_str(&self.line().await).unwrap()
     }
 
     pub(crate) fn pid(&self) -> i32 {

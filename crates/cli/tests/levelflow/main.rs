@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod api;
+mod chain;
 mod client;
 mod crash_coordinator;
 mod crash_worker;
 mod examples;
 mod fold;
+mod follow;
 mod generated;
 mod harness;
 mod offline;
