@@ -19,25 +19,44 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(role: &str, arguments: &[String]) -> Result<Self> {
+    /// Starts this program in another role.
+    pub(crate) fn start(role: &str, arguments: &[String]) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
-        let mut child = Command::new(program)
-            .arg(role)
-            .args(arguments)
+        Self::spawn(Command::new(program).arg(role).args(arguments), |line| {
+            line.strip_prefix(READY.trim_end())
+                .map(|rest| rest.trim().to_owned())
+        })
+    }
+
+    /// Starts a program, and reads from its first line how it is reached.
+    pub(crate) fn spawn(
+        command: &mut Command,
+        ready: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start a {role}"))?;
+            .with_context(|| format!("cannot start {command:?}"))?;
         let stdout = child.stdout.take().context("its output is a pipe")?;
+        let mut process = Self {
+            child,
+            ready: String::new(),
+        };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let Some(ready) = line.strip_prefix(READY) else {
-            bail!("the {role} ended before it was ready");
+        let Some(ready) = ready(&line) else {
+            bail!("it did not get ready: {command:?}");
         };
-        Ok(Self {
-            ready: ready.trim().to_owned(),
-            child,
-        })
+        process.ready = ready;
+        Ok(process)
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// User and system time so far, in seconds.
@@ -88,7 +107,7 @@ pub(crate) struct Cluster {
     pub(crate) coordinator: Process,
     pub(crate) workers: Vec<Process>,
     layout: Layout,
-    _data_dir: TempDir,
+    data_dir: TempDir,
 }
 
 /// How a cluster is laid out.
@@ -99,6 +118,8 @@ pub(crate) struct Layout {
     pub(crate) coordinator_threads: usize,
     pub(crate) worker_threads: usize,
     pub(crate) transport: Transport,
+    /// Tasks that may wait before submits are refused.
+    pub(crate) max_queue: usize,
 }
 
 /// What carries gRPC between the processes.
@@ -130,8 +151,14 @@ impl Cluster {
             coordinator,
             workers: Vec::new(),
             layout: layout.clone(),
-            _data_dir: data_dir,
+            data_dir,
         })
+    }
+
+    /// Starts another coordinator over what a killed one left.
+    pub(crate) fn replace_coordinator(&mut self) -> Result<()> {
+        self.coordinator = start_coordinator(self.data_dir.path(), &self.layout)?;
+        Ok(())
     }
 
     /// Starts one more worker.
@@ -189,6 +216,8 @@ fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
         data_dir.display().to_string(),
         "--threads".to_owned(),
         layout.coordinator_threads.to_string(),
+        "--max-queue".to_owned(),
+        layout.max_queue.to_string(),
     ];
     Process::start("coordinator", &arguments)
 }

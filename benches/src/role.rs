@@ -22,6 +22,8 @@ pub(crate) struct CoordinatorArguments {
     listen: Listen,
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    #[arg(long)]
+    max_queue: usize,
 }
 
 #[derive(clap::Args)]
@@ -40,6 +42,7 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
         let config = CoordinatorConfig {
             listen: Some(arguments.listen.clone()),
             storage: Storage::DataDir(arguments.data_dir.clone()),
+            max_queue: arguments.max_queue,
             ..CoordinatorConfig::default()
         };
         let coordinator = Coordinator::start(config).await?;
@@ -59,6 +62,9 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
             .address(&arguments.address)
             .slots(arguments.slots)
             .handler("noop", async |_: Context, (): ()| Ok::<_, HandlerError>(()))
+            .handler("bytes", async |_: Context, length: usize| {
+                Ok::<_, HandlerError>("x".repeat(length))
+            })
             .build()?;
         println!("{READY}");
         std::io::stdout().flush()?;

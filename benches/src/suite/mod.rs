@@ -2,6 +2,9 @@
 
 pub(crate) mod engine;
 pub(crate) mod latency;
+pub(crate) mod limits;
+pub(crate) mod scale;
+pub(crate) mod startup;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::process::{Layout, Transport};
+
+/// Tasks that may wait at a coordinator: far more than any suite has open.
+const MAX_QUEUE: usize = 4_000_000;
 
 /// What all suites take.
 #[derive(clap::Args)]
@@ -45,6 +51,7 @@ impl Common {
             coordinator_threads: self.coordinator_threads,
             worker_threads: self.worker_threads,
             transport: self.transport,
+            max_queue: MAX_QUEUE,
         }
     }
 
