@@ -162,7 +162,15 @@ async fn dev_start(levelflow: &Path) -> Result<Times> {
     let workflow = serde_json::from_value(workflow)?;
     let mut command = Command::new(levelflow);
     command
-        .args(["dev", "--json", "--listen", "127.0.0.1:0", "--data-dir"])
+        .args([
+            "dev",
+            "--json",
+            "--log",
+            "warn",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ])
         .arg(data_dir.path());
     let started = Instant::now();
     let process = Process::spawn(&mut command, |line| {
