@@ -29,8 +29,6 @@ enum Command {
     Engine(suite::engine::Arguments),
     /// Time of one run after the other.
     Latency(suite::latency::Arguments),
-    /// What the disk, SQLite, the wire and a bare loop over them allow.
-    Limits(suite::limits::Arguments),
     /// Time from the start of processes to the first finished task, and of a recovery.
     Startup(suite::startup::Arguments),
     /// Cost as work grows.
@@ -41,20 +39,15 @@ enum Command {
     /// Runs a worker for a suite.
     #[command(hide = true)]
     Worker(role::WorkerArguments),
-    /// Answers attempts over a bare stream, for the limits.
-    #[command(hide = true)]
-    Echo(suite::limits::EchoArguments),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Latency(arguments) => suite::latency::run(&arguments),
-        Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),
         Command::Scale(arguments) => suite::scale::run(&arguments),
         Command::Coordinator(arguments) => role::coordinator(&arguments),
         Command::Worker(arguments) => role::worker(&arguments),
-        Command::Echo(arguments) => suite::limits::echo(&arguments),
     }
 }

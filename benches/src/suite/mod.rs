@@ -2,7 +2,6 @@
 
 pub(crate) mod engine;
 pub(crate) mod latency;
-pub(crate) mod limits;
 pub(crate) mod scale;
 pub(crate) mod startup;
 
