@@ -25,6 +25,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Workflows of HTTP calls, against executors that keep nothing.
+    Baseline(suite::baseline::Arguments),
     /// Throughput of no-op tasks, closed loop.
     Engine(suite::engine::Arguments),
     /// Time of one run after the other.
@@ -39,15 +41,24 @@ enum Command {
     /// Runs a worker for a suite.
     #[command(hide = true)]
     Worker(role::WorkerArguments),
+    /// Runs an executor that Levelflow is compared with.
+    #[command(hide = true)]
+    Executor(suite::baseline::ExecutorArguments),
+    /// Serves what HTTP tasks call.
+    #[command(hide = true)]
+    HttpServer(suite::baseline::ServiceArguments),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Baseline(arguments) => suite::baseline::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Latency(arguments) => suite::latency::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),
         Command::Scale(arguments) => suite::scale::run(&arguments),
         Command::Coordinator(arguments) => role::coordinator(&arguments),
         Command::Worker(arguments) => role::worker(&arguments),
+        Command::Executor(arguments) => suite::baseline::execute(&arguments),
+        Command::HttpServer(arguments) => suite::baseline::serve(&arguments),
     }
 }

@@ -1,5 +1,6 @@
 //! The suites.
 
+pub(crate) mod baseline;
 pub(crate) mod engine;
 pub(crate) mod latency;
 pub(crate) mod scale;
