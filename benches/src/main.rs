@@ -31,6 +31,8 @@ enum Command {
     Engine(suite::engine::Arguments),
     /// Time of one run after the other.
     Latency(suite::latency::Arguments),
+    /// What the disk, SQLite, the wire and a bare loop over them allow.
+    Limits(suite::limits::Arguments),
     /// Time from the start of processes to the first finished task, and of a recovery.
     Startup(suite::startup::Arguments),
     /// Cost as work grows.
@@ -47,6 +49,9 @@ enum Command {
     /// Serves what HTTP tasks call.
     #[command(hide = true)]
     HttpServer(suite::baseline::ServiceArguments),
+    /// Answers attempts over a bare stream, for the limits.
+    #[command(hide = true)]
+    Echo(suite::limits::EchoArguments),
 }
 
 fn main() -> Result<()> {
@@ -54,11 +59,13 @@ fn main() -> Result<()> {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Latency(arguments) => suite::latency::run(&arguments),
+        Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),
         Command::Scale(arguments) => suite::scale::run(&arguments),
         Command::Coordinator(arguments) => role::coordinator(&arguments),
         Command::Worker(arguments) => role::worker(&arguments),
         Command::Executor(arguments) => suite::baseline::execute(&arguments),
         Command::HttpServer(arguments) => suite::baseline::serve(&arguments),
+        Command::Echo(arguments) => suite::limits::echo(&arguments),
     }
 }

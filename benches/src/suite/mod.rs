@@ -3,6 +3,7 @@
 pub(crate) mod baseline;
 pub(crate) mod engine;
 pub(crate) mod latency;
+pub(crate) mod limits;
 pub(crate) mod scale;
 pub(crate) mod startup;
 
