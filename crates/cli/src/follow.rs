@@ -140,9 +140,9 @@ async fn follow_events(
         if let Some(error) = broken.as_ref().filter(|error| !is_passing(error)) {
             return Err(error.clone());
         }
-        // The stream may have ended with the run, just before its last event was sent.
+        // Nothing follows once the run has ended and all of it was seen.
         let run = retrying(|| client.get(run_id)).await?;
-        if run.summary.status.is_terminal() {
+        if run.summary.status.is_terminal() && run.sequence <= sequence {
             return Ok(Some(interrupted));
         }
         match (waits.next(), broken) {
