@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::client::{Client, is_recorded};
+use crate::client::{Client, eventually, is_recorded};
 use crate::fold::Fold;
 use crate::generated::{MAX_ATTEMPTS, Shape};
 use crate::harness::{DEADLINE, Home, Running};
@@ -149,16 +149,16 @@ fn check_attempts(updates: &[RunUpdate]) -> u32 {
     failed.values().sum()
 }
 
-/// A program that goes on until a file is there.
+/// A program that goes on until the file `gate` is there, after it has made the file `started`.
 fn gated(home: &Home) -> Value {
-    let script = "while ! test -e \"$0\"; do sleep 0.02; done";
-    let gate = home.path("gate");
+    let script = "touch started; while ! test -e gate; do sleep 0.02; done";
+    let with = json!({ "command": ["sh", "-c", script], "cwd": home.path(""), "output": "lines" });
     json!({
         "name": "gated",
         "tasks": [{
             "id": "gated",
             "type": "process",
-            "with": { "command": ["sh", "-c", script, gate], "output": "lines" },
+            "with": with,
             "retry": { "max_attempts": 2, "initial": "1ms" },
         }],
     })
@@ -231,7 +231,9 @@ async fn a_stopping_worker_ends_its_attempts_and_takes_no_more() {
     let client = Client::connect(&address).await;
     let stopping = worker(&home, &address, "stopping").await;
     let run_id = client.start(&gated(&home)).await;
-    client.until_running(&run_id, "stopping").await;
+    // What it was sent but has not begun, it would give back.
+    let started = home.path("started");
+    eventually("the program has started", async || started.exists()).await;
     stopping.signal(Signal::SIGTERM);
     let _other = worker(&home, &address, "other").await;
 
