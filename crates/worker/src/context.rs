@@ -128,11 +128,12 @@ impl AttemptState {
         }
     }
 
-    /// The failure of the attempt after it was told to stop.
+    /// The failure of the attempt after it was told to stop. Neither counts as an attempt: a cancel ends
+    /// the run, and what a drain cuts short is given out again.
     pub(crate) fn stopped(&self) -> Failure {
         if self.abandoned.load(Ordering::Relaxed) {
             Failure::retryable(
-                Code::WorkerLost,
+                Code::Cancelled,
                 "the worker stopped before the attempt ended",
             )
         } else {

@@ -245,7 +245,7 @@ async fn a_drain_ends_attempts_that_take_too_long() {
     let failure = session.outcome().await.failure.unwrap();
     assert_eq!(
         (failure.code.as_str(), failure.retryable),
-        ("worker_lost", true)
+        ("cancelled", true)
     );
     session.closed().await;
     drop(session);
