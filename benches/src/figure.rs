@@ -30,7 +30,7 @@ impl Figure {
 }
 
 /// Four significant digits are more than any of these figures is worth.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }

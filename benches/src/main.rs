@@ -5,6 +5,7 @@ mod client;
 mod figure;
 mod machine;
 mod process;
+mod report;
 mod role;
 mod shape;
 mod suite;
@@ -37,6 +38,8 @@ enum Command {
     Startup(suite::startup::Arguments),
     /// Cost as work grows.
     Scale(suite::scale::Arguments),
+    /// Turns the JSON files of suites into Markdown and plots.
+    Report(report::Arguments),
     /// Serves a coordinator for a suite.
     #[command(hide = true)]
     Coordinator(role::CoordinatorArguments),
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
         Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),
         Command::Scale(arguments) => suite::scale::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Coordinator(arguments) => role::coordinator(&arguments),
         Command::Worker(arguments) => role::worker(&arguments),
         Command::Executor(arguments) => suite::baseline::execute(&arguments),
