@@ -89,20 +89,21 @@ tasks:
 ";
         let expected = "\
 error: tasks need each other in a cycle: `a` → `b` → `c` → `a`
- --> flow.yaml:3:34
+ --> flow.yaml:3:35
   |
 3 |   - { id: a, type: sleep, needs: [c], with: { duration: 1s } }
   |                                   ^
   = help: an arrow leads from a task to one that waits for it; remove one of them
 
 error: task `d` needs itself
- --> flow.yaml:6:34
-";
+ --> flow.yaml:6:35
+  |
+6 |   - { id: d, type: sleep, needs: [d, e], with: { duration: 1s } }
+  |                                   ^
+
+error: ";
         let found = problems(text);
-        assert!(found.contains("`a` → `b` → `c` → `a`"), "{found}");
-        assert!(found.contains("error: task `d` needs itself"), "{found}");
-        assert!(found.contains("flow.yaml:3:35"), "{found}");
+        assert!(found.starts_with(expected), "{found}");
         assert!(found.contains("`e`"), "{found}");
-        let _ = expected;
     }
 }
