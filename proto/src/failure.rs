@@ -1,5 +1,7 @@
 //! Why an attempt, a task or a run failed.
 
+use std::time::Duration;
+
 use levelflow_common::{Code, Failure};
 
 use crate::v1;
@@ -10,6 +12,9 @@ impl From<Failure> for v1::Failure {
             code: failure.code.as_str().to_owned(),
             message: failure.message,
             retryable: failure.retryable,
+            retry_after_us: failure
+                .retry_after
+                .map(|wait| u64::try_from(wait.0.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -17,13 +22,17 @@ impl From<Failure> for v1::Failure {
 impl From<v1::Failure> for Failure {
     /// A code that only the peer knows becomes [`Code::Internal`] and moves into the message.
     fn from(message: v1::Failure) -> Self {
-        match Code::parse(&message.code) {
+        let failure = match Code::parse(&message.code) {
             Some(code) => Self::new(code, message.message, message.retryable),
             None => Self::new(
                 Code::Internal,
                 format!("{}: {}", message.code, message.message),
                 message.retryable,
             ),
+        };
+        match message.retry_after_us {
+            Some(wait) => failure.with_retry_after(Duration::from_micros(wait)),
+            None => failure,
         }
     }
 }
@@ -38,6 +47,8 @@ mod tests {
             for retryable in [true, false] {
                 let failure = Failure::new(code, "it broke".to_owned(), retryable);
                 assert_eq!(Failure::from(v1::Failure::from(failure.clone())), failure);
+                let failure = failure.with_retry_after(Duration::from_millis(1500));
+                assert_eq!(Failure::from(v1::Failure::from(failure.clone())), failure);
             }
         }
     }
@@ -48,6 +59,7 @@ mod tests {
             code: "from_the_future".to_owned(),
             message: "it broke".to_owned(),
             retryable: true,
+            retry_after_us: None,
         });
         assert_eq!(
             failure,

@@ -16,6 +16,7 @@ pub mod schema;
 pub mod suggest;
 pub mod task_input;
 pub mod time;
+pub mod upstream;
 pub mod view;
 pub mod workflow;
 
@@ -25,4 +26,5 @@ pub use duration::HumanDuration;
 pub use id::{FencingToken, RunId, WorkerId, WorkflowDigest};
 pub use outcome::{AttemptResult, Failure, RunStatus, TaskStatus};
 pub use time::Timestamp;
+pub use upstream::{UpstreamCall, UpstreamReport};
 pub use workflow::{Priority, Task, TaskKind, Workflow};

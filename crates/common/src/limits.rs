@@ -38,6 +38,12 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_KEY_BYTES: usize = 256;
 /// Bytes of one gRPC message.
 pub const MAX_MESSAGE_BYTES: usize = 40 * 1024 * 1024;
+/// Bytes of the name of an upstream.
+pub const MAX_UPSTREAM_BYTES: usize = 256;
+/// Upstreams that the outcome of one attempt tells of.
+pub const MAX_UPSTREAMS_PER_ATTEMPT: usize = 64;
+/// The longest wait that an upstream can ask for before the next attempt.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// One attempt of a task that sets no timeout.
 pub const DEFAULT_RUN_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long identical submits are taken for one, when they ask for it.

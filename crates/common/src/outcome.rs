@@ -1,10 +1,13 @@
 //! How tasks and runs stand and end.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::code::Code;
-use crate::limits::MAX_ERROR_BYTES;
+use crate::duration::HumanDuration;
+use crate::limits::{MAX_ERROR_BYTES, MAX_RETRY_AFTER};
 
 /// Why an attempt, a task or a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,6 +18,9 @@ pub struct Failure {
     pub message: String,
     /// Whether another attempt may help.
     pub retryable: bool,
+    /// The next attempt starts no earlier than this after the failure, because the upstream said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<HumanDuration>,
 }
 
 impl Failure {
@@ -38,6 +44,17 @@ impl Failure {
             code,
             message,
             retryable,
+            retry_after: None,
+        }
+    }
+
+    /// The same failure, after which the next attempt waits for at least this long; for at most
+    /// [`MAX_RETRY_AFTER`].
+    #[must_use]
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        Self {
+            retry_after: Some(HumanDuration(wait.min(MAX_RETRY_AFTER))),
+            ..self
         }
     }
 }

@@ -127,6 +127,7 @@ impl Bench {
                 token,
                 result: Ok(Bytes::from_static(b"null")),
                 duration: Duration::from_micros(50),
+                upstreams: None,
             };
             self.handle(now, outcome);
             let credits = 1;

@@ -43,7 +43,6 @@ pub struct Engine {
     pub(crate) open_runs: usize,
     pub(crate) stale_results: u64,
     next_ticket: u64,
-    random: u64,
     gathering: BatchNumber,
     entries: Vec<Entry>,
     definitions: Vec<(WorkflowDigest, Bytes)>,
@@ -92,7 +91,6 @@ impl Engine {
     pub fn new(config: Config, next_run: RunNumber) -> Self {
         Self {
             leases: Leases::new(config.epoch),
-            random: config.seed,
             config,
             runs: Slab::new(),
             by_id: BTreeMap::new(),
@@ -151,6 +149,7 @@ impl Engine {
                 token,
                 result,
                 duration,
+                upstreams: _,
             } => self.outcome(now, session, token, result, duration),
             Event::Refused { session, token } => self.refused(now, session, token),
             Event::Heartbeat {
@@ -240,16 +239,6 @@ impl Engine {
 
     pub(crate) fn command(&mut self, after: BatchNumber, command: Command) {
         self.effects.push(Effect { after, command });
-    }
-
-    /// The next number of a fixed sequence: SplitMix64 (Steele, Lea and Flood, "Fast Splittable
-    /// Pseudorandom Number Generators", OOPSLA 2014).
-    pub(crate) fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 
     /// Writes a fact to the journal, applies it, and does what follows from it.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::{AttemptResult, Failure, FencingToken, RunId, TaskKind, WorkerId};
+use levelflow_common::{
+    AttemptResult, Failure, FencingToken, RunId, TaskKind, UpstreamReport, WorkerId,
+};
 
 use crate::definition::Definition;
 use crate::record::{Submitted, TaskIndex};
@@ -102,6 +104,8 @@ pub enum Event {
         result: AttemptResult,
         /// How long it ran.
         duration: Duration,
+        /// What it saw of upstreams, if anything.
+        upstreams: Option<Box<UpstreamReport>>,
     },
     /// A worker received an attempt and did not start it.
     Refused {

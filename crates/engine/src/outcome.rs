@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use levelflow_common::limits::{MAX_OUTPUT_BYTES, MAX_RUN_OUTPUT_BYTES};
+use levelflow_common::limits::{MAX_OUTPUT_BYTES, MAX_RETRY_AFTER, MAX_RUN_OUTPUT_BYTES};
 use levelflow_common::{AttemptResult, Code, Failure, FencingToken, RunStatus, Timestamp};
 
 use crate::command::Command;
@@ -78,9 +78,9 @@ impl Engine {
         }
         let retry = &state.definition.tasks[state.defined(task).0 as usize].retry;
         let retry_at = if failure.retryable && lease.attempt < retry.max_attempts {
-            let retry = retry.clone();
-            let wait = retry.backoff(lease.attempt, self.random());
-            Some(now.saturating_add(wait))
+            let asked = failure.retry_after.map_or(Duration::ZERO, |wait| wait.0);
+            let wait = retry.backoff(lease.attempt, self.jitter(lease));
+            Some(now.saturating_add(wait.max(asked.min(MAX_RETRY_AFTER))))
         } else {
             None
         };
@@ -97,6 +97,20 @@ impl Engine {
             self.arm(key, at, Timer::Wake(key, task));
         }
         self.admit_gated_if_running(now, key);
+    }
+
+    /// A number that is the same whenever this attempt fails on this engine, and evenly spread over
+    /// attempts: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
+    /// OOPSLA 2014).
+    fn jitter(&self, lease: &Lease) -> u64 {
+        let run = self.run(lease.run).state.number.0;
+        let parts = [run, lease.task.0.into(), lease.attempt.into()];
+        parts.iter().fold(self.config.seed, |mixed, part| {
+            let mut mixed = (mixed ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        })
     }
 
     fn admit_gated_if_running(&mut self, now: Timestamp, key: RunKey) {

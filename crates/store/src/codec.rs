@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::workflow::{Durability, Priority};
-use levelflow_common::{Code, Failure, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest};
+use levelflow_common::{
+    Code, Failure, HumanDuration, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest,
+};
 use levelflow_engine::record::{Kept, KeptEnd, SubmitKey};
 use levelflow_engine::{Fact, Record, RunNumber, Submitted, TaskIndex};
 use prost::Message as _;
@@ -239,6 +242,9 @@ struct FailureRow {
     message: String,
     #[prost(bool, tag = "3")]
     retryable: bool,
+    /// In microseconds.
+    #[prost(uint64, optional, tag = "4")]
+    retry_after: Option<u64>,
 }
 
 impl RecordRow {
@@ -448,6 +454,9 @@ impl FailureRow {
             code: failure.code.as_str().to_owned(),
             message: failure.message.clone(),
             retryable: failure.retryable,
+            retry_after: failure
+                .retry_after
+                .map(|wait| u64::try_from(wait.0.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 
@@ -460,6 +469,9 @@ impl FailureRow {
             code,
             message: self.message,
             retryable: self.retryable,
+            retry_after: self
+                .retry_after
+                .map(|micros| HumanDuration(Duration::from_micros(micros))),
         })
     }
 }

@@ -27,8 +27,13 @@ fn worker() -> impl Strategy<Value = Option<WorkerId>> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
-    (select(Code::ALL), ".{0,40}", any::<bool>())
-        .prop_map(|(code, message, retryable)| Failure::new(code, message, retryable))
+    let wait = option::of(0..3_600_000_000_u64);
+    (select(Code::ALL), ".{0,40}", any::<bool>(), wait).prop_map(
+        |(code, message, retryable, wait)| Failure {
+            retry_after: wait.map(|micros| HumanDuration(Duration::from_micros(micros))),
+            ..Failure::new(code, message, retryable)
+        },
+    )
 }
 
 fn key() -> impl Strategy<Value = SubmitKey> {

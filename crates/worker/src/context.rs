@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::cancelled;
+use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 
 /// The attempt that a handler works on. Cheap to clone.
 #[derive(Clone)]
@@ -68,6 +69,27 @@ impl Context {
         self.attempt.cancelled.clone()
     }
 
+    /// The upstream that the attempt calls, where its input tells.
+    pub fn upstream(&self) -> Option<&str> {
+        let upstream = &self.attempt.upstream;
+        (!upstream.is_empty()).then_some(upstream)
+    }
+
+    /// Begins a call to an upstream that has a breaker for the whole cluster, such as
+    /// `crm:eu-west`. Say how it ended: several failures in a row open the breaker.
+    ///
+    /// # Errors
+    /// When the breaker is open. Give the error on, or do without the call: an attempt that fails after
+    /// this is tried again when the upstream may be called, and does not count.
+    pub fn call(&self, upstream: &str) -> Result<OpenCall, BreakerOpen> {
+        self.attempt.call(upstream)
+    }
+
+    /// Begins the call that the coordinator knows of, if there is one; that is never refused.
+    pub(crate) fn call_own_upstream(&self) -> Option<OpenCall> {
+        self.call(self.upstream()?).ok()
+    }
+
     /// Says that the handler makes progress, for tasks with a heartbeat timeout. Cheap.
     pub fn heartbeat(&self) {
         self.attempt.heartbeat();
@@ -86,6 +108,7 @@ impl fmt::Debug for Context {
 }
 
 /// What the session and the executor share about an attempt.
+#[derive(Debug)]
 pub(crate) struct AttemptState {
     pub(crate) token: u64,
     run_id: RunId,
@@ -100,12 +123,19 @@ pub(crate) struct AttemptState {
     progressed: AtomicBool,
     /// When progress was reported last, in microseconds since the start.
     progressed_at: AtomicU64,
+    /// The upstream that it may call whatever its breaker says; empty if none.
+    pub(crate) upstream: String,
+    pub(crate) calls: Calls,
+    pub(crate) open_breakers: Arc<OpenBreakers>,
 }
 
 impl AttemptState {
     /// The state of an attempt that starts now; takes the names out of the message. None if the id of
     /// the run is malformed.
-    pub(crate) fn starting(attempt: &mut v1::Attempt) -> Option<Arc<Self>> {
+    pub(crate) fn starting(
+        attempt: &mut v1::Attempt,
+        open_breakers: &Arc<OpenBreakers>,
+    ) -> Option<Arc<Self>> {
         Some(Arc::new(Self {
             token: attempt.token,
             run_id: RunId::from_slice(&attempt.run_id)?,
@@ -117,6 +147,9 @@ impl AttemptState {
             abandoned: AtomicBool::new(false),
             progressed: AtomicBool::new(false),
             progressed_at: AtomicU64::new(0),
+            upstream: std::mem::take(&mut attempt.upstream),
+            calls: Calls::default(),
+            open_breakers: Arc::clone(open_breakers),
         }))
     }
 
@@ -181,7 +214,7 @@ pub(crate) mod tests {
             let mut attempt = wire_attempt(1);
             attempt.item = item;
             attempt.attempt = number;
-            Context::new(AttemptState::starting(&mut attempt).unwrap())
+            Context::new(AttemptState::starting(&mut attempt, &Arc::default()).unwrap())
         };
         assert_eq!(
             context(None, 1).idempotency_key(),
@@ -201,6 +234,6 @@ pub(crate) mod tests {
     fn a_malformed_run_id_is_seen() {
         let mut attempt = wire_attempt(1);
         attempt.run_id = bytes::Bytes::from_static(b"short");
-        assert!(AttemptState::starting(&mut attempt).is_none());
+        assert!(AttemptState::starting(&mut attempt, &Arc::default()).is_none());
     }
 }

@@ -46,6 +46,7 @@ mod session;
 mod shutdown;
 mod slots;
 mod spool;
+mod upstream;
 mod worker;
 
 pub use builder::WorkerBuilder;
@@ -56,4 +57,5 @@ pub use executor::install_tls_provider;
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use tokio_util::sync::CancellationToken;
+pub use upstream::{BreakerOpen, OpenCall};
 pub use worker::Worker;

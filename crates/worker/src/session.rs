@@ -180,9 +180,12 @@ impl<'a> Session<'a> {
         }
         self.held.spool.rewind();
         self.held.slots.begin_session();
+        let breakers = &self.held.slots.open_breakers;
+        breakers.begin_session(&welcome.open_breakers);
     }
 
     fn receive(&mut self, frame: v1::CoordinatorFrame) {
+        self.held.slots.open_breakers.change(frame.breakers);
         for token in frame.acknowledged {
             self.held.spool.acknowledge(token);
         }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::attempt::{self, Ended, Job, Limits, bound_output, cancelled};
 use crate::context::{AttemptState, Context};
 use crate::executor::Executors;
+use crate::upstream::OpenBreakers;
 
 /// The attempts under way. Lives across sessions, as the attempts do.
 pub(crate) struct Slots {
@@ -29,6 +30,7 @@ pub(crate) struct Slots {
     running: HashMap<u64, Running>,
     /// Threads that still work for attempts that have ended.
     lingering: usize,
+    pub(crate) open_breakers: Arc<OpenBreakers>,
 }
 
 struct Running {
@@ -55,6 +57,7 @@ impl Slots {
             queue: VecDeque::new(),
             running: HashMap::new(),
             lingering: 0,
+            open_breakers: Arc::default(),
         }
     }
 
@@ -106,7 +109,7 @@ impl Slots {
         let mut message = self.queue.pop_front()?;
         let token = message.token;
         let limits = Limits::of(&message, self.grace);
-        let Some(state) = AttemptState::starting(&mut message) else {
+        let Some(state) = AttemptState::starting(&mut message, &self.open_breakers) else {
             let failure = Failure::permanent(Code::Internal, "the id of the run is malformed");
             return Some(outcome(token, Err(failure), Duration::ZERO));
         };
@@ -115,7 +118,7 @@ impl Slots {
         if job.pace.ends_at_once()
             && let Some(result) = poll_once(&mut job)
         {
-            return Some(outcome(token, result, state.started_at.elapsed()));
+            return Some(outcome_of(&state, result, state.started_at.elapsed()));
         }
         let running = Running {
             state: Arc::clone(&state),
@@ -144,7 +147,7 @@ impl Slots {
                 if !slot_is_free {
                     self.lingering += 1;
                 }
-                (!running.forgotten).then(|| outcome(token, result, duration))
+                (!running.forgotten).then(|| outcome_of(&running.state, result, duration))
             }
         }
     }
@@ -229,6 +232,17 @@ fn poll_once(job: &mut Job) -> Option<AttemptResult> {
     ended
 }
 
+/// The outcome of an attempt that was started.
+fn outcome_of(state: &AttemptState, result: AttemptResult, duration: Duration) -> v1::Outcome {
+    let mut told = v1::Outcome::default();
+    state.calls.report(&result, &mut told);
+    v1::Outcome {
+        calls: told.calls,
+        parked_on: told.parked_on,
+        ..outcome(state.token, result, duration)
+    }
+}
+
 fn outcome(token: u64, result: AttemptResult, duration: Duration) -> v1::Outcome {
     let (output, failure) = match result {
         Ok(output) => (output, None),
@@ -239,5 +253,6 @@ fn outcome(token: u64, result: AttemptResult, duration: Duration) -> v1::Outcome
         output,
         failure,
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        ..v1::Outcome::default()
     }
 }

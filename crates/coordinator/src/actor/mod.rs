@@ -13,7 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::event::{RunEvent, TaskRef};
-use levelflow_common::{Code, Failure, FencingToken, Timestamp, WorkerId};
+use levelflow_common::limits::MAX_UPSTREAMS_PER_ATTEMPT;
+use levelflow_common::upstream::is_name;
+use levelflow_common::{
+    Code, Failure, FencingToken, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
+};
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{ReplyId, SessionId};
 use levelflow_engine::{BatchNumber, Command, Engine, Event, Rejection, RunNumber};
@@ -322,6 +326,7 @@ impl Actor {
             return;
         }
         for outcome in frame.outcomes {
+            let upstreams = upstream_report(outcome.calls, outcome.parked_on);
             let result = match outcome.failure {
                 None => Ok(outcome.output),
                 Some(failure) => Err(Failure::from(failure)),
@@ -333,6 +338,7 @@ impl Actor {
                     token: FencingToken(outcome.token),
                     result,
                     duration: Duration::from_micros(outcome.duration_us),
+                    upstreams,
                 },
             );
         }
@@ -507,6 +513,24 @@ async fn committed(
         Some(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
         None => std::future::pending().await,
     }
+}
+
+/// What an outcome tells of upstreams, within bounds; none if that is nothing.
+fn upstream_report(calls: Vec<v1::UpstreamCall>, parked_on: String) -> Option<Box<UpstreamReport>> {
+    if calls.is_empty() && parked_on.is_empty() {
+        return None;
+    }
+    let calls = calls
+        .into_iter()
+        .filter(|call| is_name(&call.upstream))
+        .take(MAX_UPSTREAMS_PER_ATTEMPT)
+        .map(|call| UpstreamCall {
+            upstream: call.upstream,
+            failed: call.failed,
+        })
+        .collect();
+    let parked_on = Some(parked_on).filter(|upstream| is_name(upstream));
+    Some(Box::new(UpstreamReport { calls, parked_on }))
 }
 
 fn started(attempt: &levelflow_engine::command::Attempt, worker: WorkerId) -> RunEvent {

@@ -74,6 +74,7 @@ impl Sessions {
                 heartbeat_interval_ms: millis(heartbeat_interval),
                 lease_ms: millis(lease),
                 revoked: revoked.into_iter().map(|token| token.0).collect(),
+                open_breakers: Vec::new(),
             });
         });
     }
@@ -92,6 +93,7 @@ impl Sessions {
                 handler: attempt.handler.as_ref().to_owned(),
                 timeout_us: micros(attempt.timeout),
                 heartbeat_timeout_us: attempt.heartbeat_timeout.map_or(0, micros),
+                upstream: String::new(),
             });
         });
     }

@@ -66,6 +66,46 @@ fn jitter_stays_between_zero_and_the_backoff() {
 }
 
 #[test]
+fn the_next_attempt_is_not_earlier_than_the_upstream_asked_for() {
+    let wait_after = |failure: Failure| {
+        let mut shell = Shell::with_worker(1);
+        let run = retried(&mut shell, false);
+        shell.finish("a", Err(failure));
+        let due = shell.engine.view(run).unwrap().1.tasks[0].wakes_at.unwrap();
+        due.since(shell.now)
+    };
+    let seconds = Duration::from_secs;
+    let asked = |wait| wait_after(again().with_retry_after(wait));
+    assert_eq!(asked(seconds(20)), seconds(20));
+    assert_eq!(
+        asked(Duration::from_millis(1)),
+        seconds(1),
+        "the backoff is longer"
+    );
+    assert_eq!(
+        asked(seconds(100_000)),
+        seconds(3600),
+        "more than can be asked for"
+    );
+}
+
+#[test]
+fn jitter_is_the_same_for_the_same_attempt_and_differs_between_attempts() {
+    let waits = |tasks: [&str; 2]| {
+        let mut shell = Shell::with_worker(2);
+        let run = shell.run(&flow(tasks.map(|id| task(id, &[], json!({})))));
+        for id in tasks {
+            shell.finish(id, Err(again()));
+        }
+        let view = shell.engine.view(run).unwrap().1;
+        [0, 1].map(|task: usize| view.tasks[task].wakes_at.unwrap().since(shell.now))
+    };
+    let first = waits(["a", "b"]);
+    assert_eq!(first, waits(["a", "b"]));
+    assert_ne!(first[0], first[1]);
+}
+
+#[test]
 fn a_permanent_failure_is_not_tried_again() {
     let mut shell = Shell::with_worker(1);
     let run = retried(&mut shell, false);

@@ -486,6 +486,7 @@ impl Shell {
             token,
             result,
             duration: Duration::from_millis(1),
+            upstreams: None,
         };
         self.event(outcome).unwrap();
         let accepted = self.engine.load().stale_results == before;

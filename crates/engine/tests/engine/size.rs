@@ -90,6 +90,7 @@ fn a_chain_of_ten_thousand_runs_without_growing_the_stack() {
                             token,
                             result: Ok(Bytes::from_static(b"1")),
                             duration: Duration::ZERO,
+                            upstreams: None,
                         });
                     }
                     Command::Ended(it) => ended = Some(it),

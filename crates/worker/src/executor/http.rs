@@ -62,12 +62,16 @@ impl HttpExecutor {
         let expected = input.expect_status.clone();
         let client = self.client()?;
         let request = request(&client, context, input)?;
-        let what = describe(&request);
-        let response = client
-            .execute(request)
-            .await
-            .map_err(|error| broken_off(&what, error))?;
-        answer(response, &what, &expected).await
+        let call = context.call_own_upstream();
+        let result = send(&client, request, &expected).await;
+        if let Some(call) = call {
+            // What may be mended by another attempt is the fault of the server, or of the way there.
+            match &result {
+                Err(failure) if failure.retryable => call.failed(),
+                _ => call.succeeded(),
+            }
+        }
+        result
     }
 
     fn client(&self) -> Result<Client, Failure> {
@@ -88,6 +92,15 @@ impl HttpExecutor {
             Failure::permanent(Code::HttpFailed, message)
         })
     }
+}
+
+async fn send(client: &Client, request: Request, expected: &[u16]) -> AttemptResult {
+    let what = describe(&request);
+    let response = client
+        .execute(request)
+        .await
+        .map_err(|error| broken_off(&what, error))?;
+    answer(response, &what, expected).await
 }
 
 fn request(client: &Client, context: &Context, input: HttpInput) -> Result<Request, Failure> {

@@ -111,6 +111,7 @@ impl Session {
                 heartbeat_interval_ms,
                 lease_ms: 60_000,
                 revoked: revoked.to_vec(),
+                open_breakers: Vec::new(),
             }),
             ..v1::CoordinatorFrame::default()
         })

@@ -7,3 +7,4 @@ mod handlers;
 mod http;
 mod lifecycle;
 mod process;
+mod upstreams;

@@ -1,0 +1,130 @@
+//! Upstreams: what tasks call, by the names under which their breakers are kept.
+
+use serde_json::Value;
+
+use crate::limits::MAX_UPSTREAM_BYTES;
+use crate::workflow::TaskKind;
+
+/// How a call to an upstream ended, for its breaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamCall {
+    /// The upstream, such as `http:api.example.com:443`.
+    pub upstream: String,
+    /// The upstream was at fault: it could not be reached, took too long or answered that it cannot
+    /// serve.
+    pub failed: bool,
+}
+
+/// What an attempt tells of upstreams beside its result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamReport {
+    /// The calls that it made, in the order in which they ended.
+    pub calls: Vec<UpstreamCall>,
+    /// The attempt failed because the breaker of this upstream is open: it does not count as one.
+    pub parked_on: Option<String>,
+}
+
+/// Whether a text can be the name of an upstream.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_UPSTREAM_BYTES
+        && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The upstream that a task calls, as far as its evaluated input tells. Nothing that may be secret gets
+/// into the name: a host that is not plain gives none.
+pub fn of_task(kind: TaskKind, input: &Value) -> Option<String> {
+    let name = match kind {
+        TaskKind::Http => of_url(input.get("url")?.as_str()?)?,
+        TaskKind::Process | TaskKind::Transform | TaskKind::Sleep | TaskKind::Handler => {
+            return None;
+        }
+    };
+    is_name(&name).then_some(name)
+}
+
+/// `http:host:port` of an address; the scheme gives the port where the address has none.
+fn of_url(url: &str) -> Option<String> {
+    let (scheme, rest) = url.trim().split_once("://")?;
+    let default_port = match scheme.to_ascii_lowercase().as_str() {
+        "http" => "80",
+        "https" => "443",
+        _ => return None,
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = &rest[..end];
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, it)| it);
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(literal) => {
+            let (address, port) = literal.split_once(']')?;
+            let port = port.strip_prefix(':').unwrap_or(port);
+            let plain = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            (
+                address
+                    .bytes()
+                    .all(plain)
+                    .then_some(&authority[..=address.len() + 1])?,
+                port,
+            )
+        }
+        None => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+            let plain =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            (host.bytes().all(plain).then_some(host)?, port)
+        }
+    };
+    if host.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let port = if port.is_empty() { default_port } else { port };
+    Some(format!("http:{}:{port}", host.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_address_names_host_and_port() {
+        for (url, name) in [
+            ("http://example.com", "http:example.com:80"),
+            ("HTTPS://Example.COM/a?b=http://c", "http:example.com:443"),
+            ("http://user:p@ss@10.0.0.1:8080/x", "http:10.0.0.1:8080"),
+            ("https://[::1]:9/", "http:[::1]:9"),
+            ("http://[2001:db8::1]?x", "http:[2001:db8::1]:80"),
+        ] {
+            assert_eq!(of_url(url).as_deref(), Some(name), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_plain_address_names_nothing() {
+        for url in [
+            "example.com",
+            "ftp://example.com",
+            "http://",
+            "http://:80",
+            "http://${{ secrets.HOST }}/",
+            "http://host:port/",
+            "http://[::1/",
+            "http://[x]/",
+            "http://ex ample.com/",
+        ] {
+            assert_eq!(of_url(url), None, "{url}");
+        }
+        let long = format!("http://{}/", "h".repeat(MAX_UPSTREAM_BYTES));
+        assert_eq!(of_task(TaskKind::Http, &json!({ "url": long })), None);
+    }
+
+    #[test]
+    fn only_tasks_that_call_one_have_an_upstream() {
+        let input = json!({ "url": "http://h/" });
+        let name = of_task(TaskKind::Http, &input);
+        assert_eq!(name.as_deref(), Some("http:h:80"));
+        assert_eq!(of_task(TaskKind::Handler, &input), None);
+        assert_eq!(of_task(TaskKind::Http, &json!({ "url": 7 })), None);
+    }
+}
