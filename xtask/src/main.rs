@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <command>`, from any directory of the workspace.
 
 mod cargo;
+mod instructions;
 mod layers;
 mod test;
 mod workspace;
@@ -25,12 +26,20 @@ enum Command {
     Test,
     /// Check which crate uses which against the table of layers.
     CheckLayers,
+    /// Compare the instructions that fixed workloads take with the counts in benches/instructions.txt.
+    Instructions {
+        /// Write the new counts instead.
+        #[arg(long)]
+        accept: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => test::run(),
         Command::CheckLayers => layers::check(),
+        Command::Instructions { accept: false } => instructions::check(),
+        Command::Instructions { accept: true } => instructions::accept(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

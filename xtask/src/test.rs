@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cargo;
+use crate::instructions;
 use crate::layers;
 use crate::workspace::Workspace;
 
@@ -21,6 +22,7 @@ struct Step {
 enum Action {
     Run(Command),
     CheckLayers,
+    CountInstructions,
 }
 
 /// Runs the steps until one fails.
@@ -41,10 +43,10 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("\n=== all {count} steps passed");
     for (name, took) in &times {
-        println!("{name:>8}  {:>8}", seconds(*took));
+        println!("{name:>12}  {:>8}", seconds(*took));
     }
     let total = times.iter().map(|(_, took)| *took).sum();
-    println!("{:>8}  {:>8}", "total", seconds(total));
+    println!("{:>12}  {:>8}", "total", seconds(total));
     Ok(())
 }
 
@@ -53,7 +55,7 @@ pub(crate) fn run() -> Result<()> {
 fn steps() -> Vec<Step> {
     let mut docs = cargo::command(["doc", "--workspace", "--no-deps", "--locked"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
-    vec![
+    let mut steps = vec![
         Step {
             name: "format",
             action: Action::Run(cargo::command(["fmt", "--all", "--check"])),
@@ -92,7 +94,17 @@ fn steps() -> Vec<Step> {
             action: Action::Run(cargo::command(["test", "--workspace", "--doc", "--locked"])),
             advice: "the runner names the failed examples above",
         },
-    ]
+    ];
+    if instructions::COMPARABLE {
+        steps.push(Step {
+            name: "instructions",
+            action: Action::CountInstructions,
+            advice: "`cargo bench -p levelflow-engine` times the steps of the engine one by one",
+        });
+    } else {
+        println!("instructions are not counted: the accepted counts are of Linux on x86-64");
+    }
+    steps
 }
 
 /// Unit, property and end-to-end tests, with the quicker runner where it is installed.
@@ -124,6 +136,7 @@ impl Action {
     fn perform(&mut self, root: &Path) -> Result<()> {
         match self {
             Self::CheckLayers => layers::check(),
+            Self::CountInstructions => instructions::check(),
             Self::Run(command) => {
                 let line = line(command);
                 println!("$ {line}");
