@@ -57,7 +57,9 @@ enumeration!(TaskKind {
     Process,
     Transform,
     Sleep,
-    Handler
+    Handler,
+    Sql,
+    Chat
 });
 enumeration!(RunStatus {
     Running,

@@ -117,6 +117,12 @@ codes! {
     HttpStatus = "http_status", Task;
     /// A server could not be reached, or the exchange broke off.
     HttpFailed = "http_failed", Task;
+    /// A database refused a statement.
+    SqlFailed = "sql_failed", Task;
+    /// A database could not be reached, or the connection to it was lost.
+    SqlUnavailable = "sql_unavailable", Task;
+    /// A language model could not be asked, or its answer broke off or made no sense.
+    ChatFailed = "chat_failed", Task;
     /// An attempt took too long.
     RunTimeout = "run_timeout", Task;
     /// No worker took the task in time.

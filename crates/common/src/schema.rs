@@ -4,7 +4,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use crate::task_input::{HandlerInput, HttpInput, ProcessInput, SleepInput, TransformInput};
+use crate::task_input::{
+    ChatInput, HandlerInput, HttpInput, ProcessInput, SleepInput, SqlInput, TransformInput,
+};
 use crate::workflow::{TaskKind, Workflow};
 
 /// The JSON Schema of workflow files, with `with` described for each task type.
@@ -44,6 +46,8 @@ pub(crate) fn input_schema(kind: TaskKind) -> Value {
     let generator = SchemaGenerator::from(SchemaSettings::draft2020_12());
     match kind {
         TaskKind::Http => generator.into_root_schema_for::<HttpInput>(),
+        TaskKind::Sql => generator.into_root_schema_for::<SqlInput>(),
+        TaskKind::Chat => generator.into_root_schema_for::<ChatInput>(),
         TaskKind::Process => generator.into_root_schema_for::<ProcessInput>(),
         TaskKind::Transform => generator.into_root_schema_for::<TransformInput>(),
         TaskKind::Sleep => generator.into_root_schema_for::<SleepInput>(),
@@ -58,6 +62,8 @@ fn input_reference(kind: TaskKind, generator: &mut SchemaGenerator) -> Value {
     }
     match kind {
         TaskKind::Http => of::<HttpInput>(generator),
+        TaskKind::Sql => of::<SqlInput>(generator),
+        TaskKind::Chat => of::<ChatInput>(generator),
         TaskKind::Process => of::<ProcessInput>(generator),
         TaskKind::Transform => of::<TransformInput>(generator),
         TaskKind::Sleep => of::<SleepInput>(generator),
@@ -85,6 +91,7 @@ mod tests {
 
     use super::*;
     use crate::retry::RetryPolicy;
+    use crate::task_input::SqlStatement;
     use crate::workflow::{Edge, ForEach, InputSpec, Task, Timeouts, WorkerSelector};
 
     /// The keys that the derived decoder of a type takes, as its error for another key lists them.
@@ -112,6 +119,7 @@ mod tests {
         let schema = workflow_schema();
         assert_eq!(described_keys(&schema), decoded_keys::<Workflow>());
         let keys = [
+            ("ChatInput", decoded_keys::<ChatInput>()),
             ("Edge", decoded_keys::<Edge>()),
             ("ForEach", decoded_keys::<ForEach>()),
             ("HandlerInput", decoded_keys::<HandlerInput>()),
@@ -119,6 +127,8 @@ mod tests {
             ("InputSpec", decoded_keys::<InputSpec>()),
             ("ProcessInput", decoded_keys::<ProcessInput>()),
             ("RetryPolicy", decoded_keys::<RetryPolicy>()),
+            ("SqlInput", decoded_keys::<SqlInput>()),
+            ("SqlStatement", decoded_keys::<SqlStatement>()),
             ("Task", decoded_keys::<Task>()),
             ("Timeouts", decoded_keys::<Timeouts>()),
             ("TransformInput", decoded_keys::<TransformInput>()),

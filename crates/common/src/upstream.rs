@@ -36,6 +36,8 @@ pub fn is_name(name: &str) -> bool {
 pub fn of_task(kind: TaskKind, input: &Value) -> Option<String> {
     let name = match kind {
         TaskKind::Http => of_url(input.get("url")?.as_str()?)?,
+        TaskKind::Sql => of_connection(input.get("connection")?.as_str()?),
+        TaskKind::Chat => of_chat(input)?,
         TaskKind::Process | TaskKind::Transform | TaskKind::Sleep | TaskKind::Handler => {
             return None;
         }
@@ -43,8 +45,37 @@ pub fn of_task(kind: TaskKind, input: &Value) -> Option<String> {
     is_name(&name).then_some(name)
 }
 
+/// The upstream of a database.
+pub fn of_connection(name: &str) -> String {
+    format!("sql:{name}")
+}
+
+/// The upstream of a language model that a worker knows by this name.
+pub fn of_model(name: &str) -> String {
+    format!("chat:{name}")
+}
+
+/// A model alone, or the endpoint that the task names: one of several models can stand in for another
+/// whose breaker is open, so the task has no upstream of its own then.
+fn of_chat(input: &Value) -> Option<String> {
+    let several = ["fallbacks", "models", "prefer", "require"]
+        .iter()
+        .any(|key| match input.get(key) {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        });
+    if several {
+        return None;
+    }
+    match input.get("base_url").filter(|url| !url.is_null()) {
+        Some(url) => of_url(url.as_str()?),
+        None => Some(of_model(input.get("model")?.as_str()?)),
+    }
+}
+
 /// `http:host:port` of an address; the scheme gives the port where the address has none.
-fn of_url(url: &str) -> Option<String> {
+pub fn of_url(url: &str) -> Option<String> {
     let (scheme, rest) = url.trim().split_once("://")?;
     let default_port = match scheme.to_ascii_lowercase().as_str() {
         "http" => "80",
@@ -126,5 +157,23 @@ mod tests {
         assert_eq!(name.as_deref(), Some("http:h:80"));
         assert_eq!(of_task(TaskKind::Handler, &input), None);
         assert_eq!(of_task(TaskKind::Http, &json!({ "url": 7 })), None);
+        let input = json!({ "connection": "orders" });
+        let name = of_task(TaskKind::Sql, &input);
+        assert_eq!(name.as_deref(), Some("sql:orders"));
+    }
+
+    #[test]
+    fn a_chat_has_an_upstream_if_no_other_model_can_stand_in() {
+        let of = |input| of_task(TaskKind::Chat, &input);
+        let alone = json!({ "model": "small", "fallbacks": [], "prefer": null });
+        assert_eq!(of(alone).as_deref(), Some("chat:small"));
+        let endpoint = json!({ "model": "small", "base_url": "http://10.0.0.1:11434/v1" });
+        assert_eq!(of(endpoint).as_deref(), Some("http:10.0.0.1:11434"));
+        assert_eq!(
+            of(json!({ "model": "small", "fallbacks": ["large"] })),
+            None
+        );
+        assert_eq!(of(json!({ "models": ["small"] })), None);
+        assert_eq!(of(json!({ "prefer": "cheapest" })), None);
     }
 }

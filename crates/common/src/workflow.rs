@@ -154,6 +154,10 @@ fn default_item_name() -> String {
 pub enum TaskKind {
     /// Calls an HTTP service.
     Http,
+    /// Asks a database.
+    Sql,
+    /// Asks a language model.
+    Chat,
     /// Runs a program.
     Process,
     /// Computes a value or renders a text.
@@ -166,8 +170,10 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Http,
+        Self::Sql,
+        Self::Chat,
         Self::Process,
         Self::Transform,
         Self::Sleep,
@@ -178,6 +184,8 @@ impl TaskKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Sql => "sql",
+            Self::Chat => "chat",
             Self::Process => "process",
             Self::Transform => "transform",
             Self::Sleep => "sleep",

@@ -92,6 +92,8 @@ pub struct Requirement {
     pub kind: TaskKind,
     /// The handler; empty for other kinds.
     pub handler: Arc<str>,
+    /// The database that it can ask; empty for other kinds than `sql`.
+    pub connection: Arc<str>,
     /// Labels that it has.
     pub labels: BTreeMap<String, String>,
 }
@@ -181,6 +183,10 @@ impl TaskSpec {
             handler = task.with["name"].as_str().unwrap_or_default();
             input = &task.with["input"];
         }
+        let connection = match task.kind {
+            TaskKind::Sql => task.with["connection"].as_str().unwrap_or_default(),
+            _ => "",
+        };
         let template = Template::compile_input(task.kind, input)?;
         let when = task.when.as_deref().map(Condition::compile).transpose()?;
         let for_each = match &task.for_each {
@@ -206,6 +212,7 @@ impl TaskSpec {
                 queue: selector.queue.as_deref().unwrap_or(DEFAULT_QUEUE).into(),
                 kind: task.kind,
                 handler: handler.into(),
+                connection: connection.into(),
                 labels: selector.labels,
             },
             retry: task.retry.clone().unwrap_or_default(),

@@ -135,10 +135,15 @@ impl Engine {
         let lane = self.lanes.get(run.profile.lanes[defined.0 as usize]);
         let requirement = &lane.requirement;
         let waited = now.since(since);
-        let what = if requirement.handler.is_empty() {
-            format!("`{}` tasks", requirement.kind)
-        } else {
+        let what = if !requirement.handler.is_empty() {
             format!("handler `{}`", requirement.handler)
+        } else if !requirement.connection.is_empty() {
+            format!(
+                "`{}` tasks on connection `{}`",
+                requirement.kind, requirement.connection
+            )
+        } else {
+            format!("`{}` tasks", requirement.kind)
         };
         let labels = if requirement.labels.is_empty() {
             String::new()

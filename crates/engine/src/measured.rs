@@ -127,6 +127,8 @@ fn remaining(definition: &Definition, micros: &[u64]) -> Vec<u64> {
 pub(crate) const fn expected(kind: TaskKind) -> u64 {
     match kind {
         TaskKind::Http | TaskKind::Handler => 100_000,
+        TaskKind::Sql => 10_000,
+        TaskKind::Chat => 3_000_000,
         TaskKind::Process => 200_000,
         TaskKind::Sleep => 1_000_000,
         TaskKind::Transform => 1_000,

@@ -27,6 +27,8 @@ impl Worker {
         hello.queues.contains(&*requirement.queue)
             && (hello.kinds.contains(&requirement.kind)
                 || hello.handlers.contains(&*requirement.handler))
+            && (requirement.connection.is_empty()
+                || hello.connections.contains(&*requirement.connection))
             && requirement
                 .labels
                 .iter()

@@ -21,6 +21,9 @@ use crate::workflow::{InputSpec, TaskKind};
 /// First names that every expression can use.
 const NAMES: [&str; 4] = ["inputs", "run", "tasks", "workflow"];
 
+/// How a statement gets values.
+const PARAMS_HELP: &str = "write a parameter, such as `$1` or `?1`, and give its value in `params`";
+
 static INPUT_SHAPES: LazyLock<BTreeMap<TaskKind, Shape>> = LazyLock::new(|| {
     let shape = |kind| (kind, Shape::of_schema(&input_schema(kind)));
     TaskKind::ALL.into_iter().map(shape).collect()
@@ -335,22 +338,111 @@ impl<'n> Check<'_, 'n> {
                     }
                 }
                 (TaskKind::Handler, "name") => {
-                    if node
-                        .as_text()
-                        .is_some_and(crate::expression::has_expression)
-                    {
-                        self.report.add(&path, node.position, || {
-                            let message = "`name` cannot hold an expression";
-                            let help = "the name of a handler must be known before the run";
-                            (message.to_owned(), Some(help.to_owned()))
-                        });
-                    }
+                    let help = "the name of a handler must be known before the run";
+                    self.literal(node, help, &path);
                 }
+                (TaskKind::Sql, "connection") => {
+                    let help = "the name of a connection must be known before the run";
+                    self.literal(node, help, &path);
+                }
+                (TaskKind::Sql, "query" | "execute") => self.literal(node, PARAMS_HELP, &path),
+                (TaskKind::Sql, "statements") => self.statements(node, names, &path),
                 _ => self.expressions(node, names, &path),
             }
         }
-        if kind == TaskKind::Transform && is_map {
-            self.transform(with, &path);
+        match kind {
+            TaskKind::Transform if is_map => self.transform(with, &path),
+            TaskKind::Sql if is_map => self.sql(with, &path),
+            TaskKind::Chat if is_map => self.chat(with, &path),
+            _ => {}
+        }
+    }
+
+    /// Reports a text that holds an expression where none may be.
+    fn literal(&mut self, node: &Node<'_>, help: &str, path: &Path<'_>) {
+        if node
+            .as_text()
+            .is_some_and(crate::expression::has_expression)
+        {
+            self.report.add(path, node.position, || {
+                let message = format!("{} cannot hold an expression", path.subject());
+                (message, Some(help.to_owned()))
+            });
+        }
+    }
+
+    /// The statements of a transaction: expressions are for their parameters only.
+    fn statements(&mut self, node: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
+        self.literal(node, PARAMS_HELP, path);
+        for (index, statement) in list(Some(node)).iter().enumerate() {
+            let path = path.index(index);
+            self.literal(statement, PARAMS_HELP, &path);
+            for (key, node) in statement.as_map().unwrap_or_default() {
+                let path = path.key(&key.text);
+                match &*key.text {
+                    "params" => self.expressions(node, names, &path),
+                    _ => self.literal(node, PARAMS_HELP, &path),
+                }
+            }
+            if statement.as_map().is_some() {
+                self.one_of(statement, ["query", "execute"], &path);
+            }
+        }
+    }
+
+    /// Exactly one of the keys must be there.
+    fn one_of<const N: usize>(&mut self, with: &Node<'_>, keys: [&str; N], path: &Path<'_>) {
+        let given = keys.iter().filter(|key| with.get(key).is_some()).count();
+        if given != 1 {
+            self.report.add(path, with.position, || {
+                let keys = keys.map(|key| format!("`{key}`"));
+                let keys = match keys.split_last() {
+                    Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+                    None => String::new(),
+                };
+                let message = match given {
+                    0 => format!("{keys} is missing"),
+                    _ => format!("only one of {keys} can be given"),
+                };
+                (message, None)
+            });
+        }
+    }
+
+    fn sql(&mut self, with: &Node<'_>, path: &Path<'_>) {
+        self.one_of(with, ["query", "execute", "statements"], path);
+        let message = match (with.get("statements"), with.get("params")) {
+            (Some(_), Some(_)) => "each of the `statements` has `params` of its own",
+            (None, _) if with.get("isolation").is_some() => "`isolation` is for `statements`",
+            _ => return,
+        };
+        self.report
+            .add(path, with.position, || (message.to_owned(), None));
+    }
+
+    fn chat(&mut self, with: &Node<'_>, path: &Path<'_>) {
+        let has = |key: &str| with.get(key).is_some();
+        let mut problems = Vec::new();
+        match (has("model"), has("models")) {
+            (true, true) => problems.push("`model` and `models` exclude each other"),
+            (false, false) if !has("prefer") && !has("require") => {
+                problems.push("`model`, `models`, `prefer` or `require` is missing");
+            }
+            (false, _) if has("fallbacks") => problems.push("`fallbacks` are for a `model`"),
+            _ => {}
+        }
+        if !has("messages") && !has("prompt") {
+            problems.push("`messages` or `prompt` is missing");
+        }
+        if has("base_url") && (has("prefer") || has("require")) {
+            problems.push("`prefer` and `require` choose among the worker's models, not those of a `base_url`");
+        }
+        if has("api_key") && !has("base_url") {
+            problems.push("`api_key` is for a `base_url`");
+        }
+        for problem in problems {
+            self.report
+                .add(path, with.position, || (problem.to_owned(), None));
         }
     }
 

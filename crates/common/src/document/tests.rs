@@ -248,15 +248,13 @@ fn durations_are_bounded() {
 
 #[test]
 fn unknown_task_types_are_named() {
-    for kind in ["sql", "chat"] {
-        assert_eq!(
-            messages(&format!("name: w\ntasks: [{{ id: a, type: {kind} }}]\n")),
-            [format!(
-                "2:24: unknown task type `{kind}` (it must be one of `http`, `process`, \
-                 `transform`, `sleep`, `handler`)"
-            )]
-        );
-    }
+    assert_eq!(
+        messages("name: w\ntasks: [{ id: a, type: email }]\n"),
+        [
+            "2:24: unknown task type `email` (it must be one of `http`, `sql`, `chat`, `process`, \
+             `transform`, `sleep`, `handler`)"
+        ]
+    );
 }
 
 #[test]
@@ -441,6 +439,69 @@ fn inputs_of_tasks_are_checked() {
     assert_eq!(
         second("transform", "{ value: { \"${{ x }}\": 1 } }"),
         ["6:20: the key `${{ x }}` holds an expression; only values can"]
+    );
+}
+
+#[test]
+fn statements_hold_no_expressions() {
+    let sql = |text: &str| with("sql", text)[2..].to_vec();
+    let params = "(write a parameter, such as `$1` or `?1`, and give its value in `params`)";
+    assert_eq!(
+        sql("{ connection: c, query: a, params: [\"${{ 1 }}\", 2] }"),
+        [""; 0]
+    );
+    assert_eq!(
+        sql("{ connection: \"${{ 'c' }}\", query: \"a ${{ 1 }}\" }"),
+        [
+            "6:23: `connection` cannot hold an expression (the name of a connection must be known \
+             before the run)",
+            &format!("6:44: `query` cannot hold an expression {params}"),
+        ]
+    );
+    let statements = "{ connection: c, statements: [{ execute: \"${{ 'a' }}\", params: [\"${{ 1 }}\"] }, \"${{ 2 }}\", { params: [] }] }";
+    assert_eq!(
+        sql(statements),
+        [
+            format!("6:50: `execute` cannot hold an expression {params}"),
+            format!("6:88: `statements[1]` cannot hold an expression {params}"),
+            "6:100: `query` or `execute` is missing".to_owned(),
+        ]
+    );
+    assert_eq!(
+        sql("{ connection: c, query: a, execute: b }"),
+        ["6:9: only one of `query`, `execute` or `statements` can be given"]
+    );
+    assert_eq!(
+        sql("{ connection: c, query: a, isolation: serializable }"),
+        ["6:9: `isolation` is for `statements`"]
+    );
+    assert_eq!(
+        sql("{ connection: c, statements: [{ query: a }], params: [1] }"),
+        ["6:9: each of the `statements` has `params` of its own"]
+    );
+}
+
+#[test]
+fn a_chat_says_whom_and_what_to_ask() {
+    let chat = |text: &str| with("chat", text)[2..].to_vec();
+    assert_eq!(chat("{ prefer: cheapest, prompt: hello }"), [""; 0]);
+    assert_eq!(
+        chat("{}"),
+        [
+            "6:9: `model`, `models`, `prefer` or `require` is missing",
+            "6:9: `messages` or `prompt` is missing",
+        ]
+    );
+    assert_eq!(
+        chat("{ model: a, models: [b], prompt: hello }"),
+        ["6:9: `model` and `models` exclude each other"]
+    );
+    assert_eq!(
+        chat("{ models: [b], fallbacks: [a], prompt: hello, api_key: k }"),
+        [
+            "6:9: `fallbacks` are for a `model`",
+            "6:9: `api_key` is for a `base_url`",
+        ]
     );
 }
 

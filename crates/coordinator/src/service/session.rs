@@ -139,6 +139,7 @@ fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
         labels: hello.labels,
         kinds,
         handlers: hello.handlers.into_iter().collect(),
+        connections: hello.connections.into_iter().collect(),
         held: hello.held.into_iter().map(FencingToken).collect(),
     })
 }

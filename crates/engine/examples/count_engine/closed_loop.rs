@@ -1,7 +1,7 @@
 //! The engine with as many runs open as were asked for, one worker that does every task at once, and
 //! commits that take no time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ impl ClosedLoop {
             labels: BTreeMap::new(),
             kinds: TaskKind::ALL.into_iter().collect(),
             handlers: ["".to_owned()].into(),
+            connections: BTreeSet::new(),
             held: Vec::new(),
         };
         let mut this = Self {

@@ -55,6 +55,26 @@ fn many_needs_are_cut_short() {
 }
 
 #[test]
+fn it_waits_for_a_worker_with_its_database() {
+    let mut shell = Shell::with_worker(9);
+    let orders = json!({ "type": "sql", "with": { "connection": "orders", "query": "select 1" } });
+    let run = shell.run(&flow([task("a", &[], orders), task("b", &[], json!({}))]));
+    assert_eq!(shell.running(), ["b"]);
+    let none =
+        "no connected worker serves queue `default` that runs `sql` tasks on connection `orders`";
+    assert_eq!(
+        why(&shell, run, "a", None)[0],
+        ("no_worker", none.to_owned())
+    );
+
+    shell.workers.push(FakeWorker::new("w2", 1));
+    shell.workers[1].connections.insert("orders".into());
+    shell.join(1).unwrap();
+    shell.flush();
+    assert_eq!(shell.running(), ["b", "a"]);
+}
+
+#[test]
 fn it_waits_for_a_worker() {
     let mut shell = Shell::new(Config::default());
     let more = json!({ "worker": { "queue": "gpu", "labels": { "zone": "eu" } } });

@@ -12,6 +12,7 @@ pub(crate) struct FakeWorker {
     pub(crate) instance: u64,
     pub(crate) slots: u32,
     pub(crate) queues: BTreeSet<String>,
+    pub(crate) connections: BTreeSet<String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) session: Option<SessionId>,
     /// Credits granted in this session and not used.
@@ -34,6 +35,7 @@ impl FakeWorker {
             slots,
             queues: BTreeSet::from(["default".to_owned()]),
             labels: BTreeMap::new(),
+            connections: BTreeSet::new(),
             session: None,
             credits: 0,
             held: BTreeMap::new(),
@@ -49,6 +51,7 @@ impl FakeWorker {
             labels: self.labels.clone(),
             kinds: TaskKind::ALL.into_iter().collect(),
             handlers: BTreeSet::new(),
+            connections: self.connections.clone(),
             held: self.held.keys().copied().collect(),
         }
     }

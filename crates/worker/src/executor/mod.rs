@@ -91,7 +91,10 @@ impl Executors {
             v1::TaskKind::Process => self.refuse(
                 "this worker does not run programs; start it so that it allows them".to_owned(),
             ),
-            v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {
+            v1::TaskKind::Sql
+            | v1::TaskKind::Chat
+            | v1::TaskKind::Sleep
+            | v1::TaskKind::Unspecified => {
                 self.refuse("this worker does not run tasks of that type".to_owned())
             }
         }
