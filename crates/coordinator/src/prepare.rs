@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levelflow_common::expression::{ExpressionError, Scope};
 use levelflow_common::task_input::SleepInput;
-use levelflow_common::{Code, Failure, TaskKind};
+use levelflow_common::{Code, Failure, TaskKind, upstream};
 use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
 use levelflow_engine::{Event, TaskIndex};
@@ -97,7 +97,10 @@ fn evaluate(
             .map_err(|error| Failure::permanent(Code::TaskInputInvalid, error.to_string()))?;
         return Ok(Preparation::Sleep(sleep.duration.0));
     }
-    Ok(Preparation::Input(json(&input)))
+    Ok(Preparation::Input {
+        upstream: upstream::of_task(spec.kind, &input).map(Into::into),
+        input: json(&input),
+    })
 }
 
 fn items_of(items: Value) -> Result<Vec<Bytes>, Failure> {
@@ -190,7 +193,14 @@ mod tests {
   - { id: b, type: transform, with: { value: { n: '${{ inputs.n }}', a: '${{ tasks.a.output.x }}' } } }";
         let input = prepare_last(tasks, br#"{"x":[true]}"#).unwrap();
         let expected = Bytes::from_static(br#"{"value":{"a":[true],"n":3}}"#);
-        assert_eq!(input, Preparation::Input(expected));
+        let upstream = None;
+        assert_eq!(
+            input,
+            Preparation::Input {
+                input: expected,
+                upstream
+            }
+        );
     }
 
     #[test]
@@ -200,7 +210,7 @@ mod tests {
         assert_eq!(prepare_last(tasks, b"1"), Ok(Preparation::Skip));
         assert!(matches!(
             prepare_last(tasks, b"6"),
-            Ok(Preparation::Input(_))
+            Ok(Preparation::Input { .. })
         ));
     }
 

@@ -15,6 +15,7 @@ use crate::record::{Fact, TaskIndex};
 use crate::run::RunState;
 use crate::task::Place;
 use crate::timer::Timer;
+use crate::upstream::UpstreamKey;
 
 impl Engine {
     /// Lets a task whose needs are met go on, or holds it back at the gate of its run.
@@ -62,10 +63,7 @@ impl Engine {
                 return;
             }
             LiveTask::Preparing(_) => {}
-            LiveTask::Queued { .. } => {
-                let lane = run.profile.lanes[run.state.defined(task).0 as usize];
-                self.lanes.count(lane, false);
-            }
+            LiveTask::Queued { lane, .. } => self.lanes.count(lane, false),
             LiveTask::Leased(token) => self.revoke(token),
         }
         let run = &mut self.runs[key.0 as usize];
@@ -80,7 +78,9 @@ impl Engine {
         let spec = &run.state.definition.tasks[defined.0 as usize];
         let list = spec.for_each.is_some() && defined == task;
         if spec.constant_input.is_some() && !list && spec.kind != TaskKind::Sleep {
-            self.enqueue(now, key, task, None);
+            let upstream = spec.upstream.clone();
+            let upstream = upstream.and_then(|name| self.intern_upstream(now, &name));
+            self.enqueue(now, key, task, None, upstream);
             return;
         }
         self.prepare(key, task);
@@ -126,7 +126,10 @@ impl Engine {
             return;
         }
         match result {
-            Ok(Preparation::Input(input)) => self.enqueue(now, key, task, Some(input)),
+            Ok(Preparation::Input { input, upstream }) => {
+                let upstream = upstream.and_then(|name| self.intern_upstream(now, &name));
+                self.enqueue(now, key, task, Some(input), upstream);
+            }
             Ok(Preparation::Skip) => self.record(now, key, Fact::Skipped { task }),
             Ok(Preparation::Items(items)) if items.len() > MAX_FOR_EACH_ITEMS => {
                 let message = format!(
@@ -215,6 +218,7 @@ impl Engine {
         key: RunKey,
         task: TaskIndex,
         input: Option<Bytes>,
+        upstream: Option<UpstreamKey>,
     ) {
         let ticket = self.ticket();
         let run = &mut self.runs[key.0 as usize];
@@ -230,12 +234,15 @@ impl Engine {
             task,
             since: now,
         };
-        let lane = run.profile.lanes[defined.0 as usize];
-        self.lanes.get_mut(lane).queue.push(
-            spec.priority.unwrap_or(state.submitted.priority),
-            &state.submitted.tenant,
-            ready,
-        );
+        let priority = spec.priority.unwrap_or(state.submitted.priority);
+        let base = run.profile.lanes[defined.0 as usize];
+        let lane = match upstream {
+            None => base,
+            Some(upstream) => self.lane_to(base, upstream),
+        };
+        let run = &self.runs[key.0 as usize];
+        let queue = &mut self.lanes.get_mut(lane).queue;
+        queue.push(priority, &run.state.submitted.tenant, ready);
         self.lanes.count(lane, true);
         let ready_in = run.recorded_in.0;
         *self.live_task(key, task) = LiveTask::Queued {
@@ -243,6 +250,7 @@ impl Engine {
             input,
             since: now,
             ready_in,
+            lane,
         };
         if let Some(timeout) = queue_timeout {
             let at = now.saturating_add(timeout);
@@ -257,9 +265,10 @@ impl Engine {
         key: RunKey,
         task: TaskIndex,
         input: Option<Bytes>,
+        upstream: Option<UpstreamKey>,
     ) {
         if self.run(key).state.status == RunStatus::Running {
-            self.enqueue(now, key, task, input);
+            self.enqueue(now, key, task, input, upstream);
         } else {
             let run = &mut self.runs[key.0 as usize];
             run.gate.leave(&run.state, task);

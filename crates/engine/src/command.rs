@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_common::{Code, Failure, FencingToken, RunId, RunStatus, TaskKind, TaskStatus};
 
+use crate::breaker::BreakerState;
 use crate::definition::Definition;
 use crate::event::{ReplyId, RunKey, SessionId, Ticket};
 use crate::record::{RunNumber, TaskIndex};
@@ -71,6 +72,13 @@ pub enum Command {
         session: SessionId,
         /// Why.
         code: Code,
+    },
+    /// Tell the workers, if need be, that a breaker opened or closed, and whoever keeps a log.
+    BreakerChanged {
+        /// Of which upstream.
+        upstream: Arc<str>,
+        /// How it stands now.
+        state: BreakerState,
     },
     /// Tell whoever waits for the run that it has ended, then evict it.
     Ended(Box<Ended>),
@@ -170,6 +178,8 @@ pub struct Attempt {
     pub timeout: Duration,
     /// The longest silence of a handler.
     pub heartbeat_timeout: Option<Duration>,
+    /// The upstream that it may call whatever its breaker says.
+    pub upstream: Option<Arc<str>>,
 }
 
 /// How a run ended.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use levelflow_common::limits;
 
+use crate::breaker::BreakerPolicy;
+
 /// What bounds and paces an engine.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -26,6 +28,8 @@ pub struct Config {
     /// Of the tasks that have waited this long for a worker, one in four that are taken goes before more
     /// urgent ones.
     pub ageing: Duration,
+    /// When breakers of upstreams open and close.
+    pub breaker: BreakerPolicy,
 }
 
 impl Default for Config {
@@ -40,6 +44,7 @@ impl Default for Config {
             max_open_runs: 100_000,
             dedup_window: limits::DEDUP_WINDOW,
             ageing: Duration::from_secs(30),
+            breaker: BreakerPolicy::default(),
         }
     }
 }

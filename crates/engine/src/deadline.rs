@@ -23,6 +23,7 @@ impl Engine {
                     }
                 }
                 Timer::Sweep => self.sweep(now),
+                Timer::Breakers => self.probe_upstreams(now),
             }
         }
     }
@@ -57,20 +58,31 @@ impl Engine {
     }
 
     fn queue_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, ticket: Ticket) {
-        if let LiveTask::Queued {
-            ticket: known,
-            since,
-            ..
-        } = self.live_task(key, task)
-            && *known == ticket
-        {
-            let waited = now.since(*since);
-            let failure = Failure::permanent(
-                Code::QueueTimeout,
-                format!("no worker took the task within {waited:?}"),
-            );
-            self.fail_unstarted(now, key, task, failure);
+        let (since, lane) = match *self.live_task(key, task) {
+            LiveTask::Queued {
+                ticket: known,
+                since,
+                lane,
+                ..
+            } if known == ticket => (since, lane),
+            _ => return,
+        };
+        let state = &self.run(key).state;
+        let spec = &state.definition.tasks[state.defined(task).0 as usize];
+        let limit = spec.queue_timeout.unwrap_or_default();
+        // While an upstream is not to be called, the task does not wait for a worker.
+        let since = self.free_since(now, lane).max(since);
+        if since.saturating_add(limit) > now {
+            let at = since.saturating_add(limit.max(self.config.sweep_interval));
+            self.arm(key, at, Timer::QueueTimeout(key, task, ticket));
+            return;
         }
+        let waited = now.since(since);
+        let failure = Failure::permanent(
+            Code::QueueTimeout,
+            format!("no worker took the task within {waited:?}"),
+        );
+        self.fail_unstarted(now, key, task, failure);
     }
 
     fn task_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {

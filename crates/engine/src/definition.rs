@@ -9,7 +9,7 @@ use levelflow_common::expression::{Condition, ExpressionError, Template};
 use levelflow_common::limits::DEFAULT_RUN_TIMEOUT;
 use levelflow_common::retry::RetryPolicy;
 use levelflow_common::workflow::Task;
-use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest};
+use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
 
 use crate::measured::expected;
 use crate::plan::{NotADag, Plan};
@@ -50,6 +50,8 @@ pub struct TaskSpec {
     pub input: Template,
     /// Its input, where nothing has to be evaluated before it, or an item of it, can start.
     pub constant_input: Option<Bytes>,
+    /// The upstream that it calls, as far as a constant input tells.
+    pub upstream: Option<Arc<str>>,
     /// Whether it runs at all.
     pub when: Option<Condition>,
     /// Its list.
@@ -199,12 +201,16 @@ impl TaskSpec {
         };
         // The condition of a list is evaluated once for the list, before its items.
         let constant = template.is_static() && (when.is_none() || for_each.is_some());
+        let upstream = constant
+            .then(|| upstream::of_task(task.kind, input))
+            .flatten();
         let timeout = task.timeout.clone().unwrap_or_default();
         let selector = task.worker.clone().unwrap_or_default();
         Ok(Self {
             id: task.id.as_str().into(),
             kind: task.kind,
             constant_input: constant.then(|| json(input)),
+            upstream: upstream.map(Into::into),
             input: template,
             when,
             for_each,

@@ -24,17 +24,15 @@ impl Engine {
         while let Some((lane, head, worker)) = self.most_urgent(now) {
             let (run, task) = self.lanes.get_mut(lane).queue.take(head);
             self.lanes.count(lane, false);
-            self.grant(now, run, task, worker);
+            self.grant(now, run, task, lane, worker);
         }
     }
 
     /// The most urgent head among the lanes that some worker can serve now.
     fn most_urgent(&mut self, now: Timestamp) -> Option<(LaneId, Head, WorkerKey)> {
         let mut best: Option<(LaneId, Head, WorkerKey)> = None;
-        for lane in self.lanes.ids() {
-            if self.lanes.get(lane).waiting == 0 {
-                continue;
-            }
+        for place in 0..self.lanes.ready().len() {
+            let lane = self.lanes.ready()[place];
             let Some(worker) = self.least_busy(lane) else {
                 continue;
             };
@@ -63,13 +61,21 @@ impl Engine {
             .min_by_key(|&key| self.workers.get(key).load())
     }
 
-    fn grant(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, worker: WorkerKey) {
+    fn grant(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        lane: LaneId,
+        worker: WorkerKey,
+    ) {
         let LiveTask::Queued {
             input, ready_in, ..
         } = std::mem::take(self.live_task(key, task))
         else {
             unreachable!("a live head is queued");
         };
+        let passed = self.pass(lane);
         let run = self.run_mut(key);
         run.leases += 1;
         // Relaxed runs need not wait for results, but always for their own submit.
@@ -83,6 +89,7 @@ impl Engine {
             attempt: run.state.task(task).attempts + 1,
             worker,
             input,
+            passed,
             sent: false,
             started_at: now,
             renewed_at: now,
@@ -134,6 +141,9 @@ impl Engine {
             input,
             timeout: spec.run_timeout,
             heartbeat_timeout: spec.heartbeat_timeout,
+            upstream: lease
+                .passed
+                .map(|passed| self.upstreams.get(passed.upstream).name.clone()),
         })
     }
 
@@ -174,6 +184,9 @@ impl Engine {
         let lease = self.leases.revoke(token)?;
         self.workers.get_mut(lease.worker).leases -= 1;
         self.runs[lease.run.0 as usize].leases -= 1;
+        if let Some(passed) = lease.passed {
+            self.passed_ended(passed);
+        }
         Some(lease)
     }
 

@@ -18,6 +18,7 @@ use crate::record::{Entry, Fact, Record, RunNumber, TaskIndex};
 use crate::rejection::Rejection;
 use crate::run::Change;
 use crate::timer::Timers;
+use crate::upstream::Upstreams;
 use crate::worker::Workers;
 
 /// The engine.
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(crate) lanes: Lanes,
     pub(crate) leases: Leases,
     pub(crate) timers: Timers,
+    pub(crate) upstreams: Upstreams,
     pub(crate) sweep_at: Option<Timestamp>,
     pub(crate) measured: Measured,
     pub(crate) next_run: RunNumber,
@@ -91,6 +93,7 @@ impl Engine {
     pub fn new(config: Config, next_run: RunNumber) -> Self {
         Self {
             leases: Leases::new(config.epoch),
+            upstreams: Upstreams::new(config.breaker.clone()),
             config,
             runs: Slab::new(),
             by_id: BTreeMap::new(),
@@ -149,8 +152,8 @@ impl Engine {
                 token,
                 result,
                 duration,
-                upstreams: _,
-            } => self.outcome(now, session, token, result, duration),
+                upstreams,
+            } => self.outcome(now, session, token, result, duration, upstreams.as_deref()),
             Event::Refused { session, token } => self.refused(now, session, token),
             Event::Heartbeat {
                 session,

@@ -132,8 +132,13 @@ pub enum Event {
 pub enum Preparation {
     /// Its `when` is false.
     Skip,
-    /// Its input, a JSON value.
-    Input(Bytes),
+    /// Its input.
+    Input {
+        /// A JSON value.
+        input: Bytes,
+        /// The upstream that it calls, as far as the input tells.
+        upstream: Option<Arc<str>>,
+    },
     /// The items of its list, each a JSON value.
     Items(Vec<Bytes>),
     /// How long it sleeps.

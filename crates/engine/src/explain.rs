@@ -3,14 +3,17 @@
 use levelflow_common::{RunId, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
+use crate::breaker::BreakerState;
 use crate::command::BatchNumber;
 use crate::engine::Engine;
 use crate::event::RunKey;
+use crate::lane::LaneId;
 use crate::live::LiveTask;
 use crate::record::TaskIndex;
 use crate::rejection::Rejection;
 use crate::run::RunState;
 use crate::task::Place;
+use crate::upstream::UpstreamKey;
 
 /// How a task stands and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl Engine {
             LiveTask::Preparing(_) => {
                 vec![reason("preparing", "its expressions are being evaluated")]
             }
-            LiveTask::Queued { since, .. } => self.why_queued(now, key, task, *since),
+            LiveTask::Queued { since, lane, .. } => self.why_queued(now, *lane, *since),
             LiveTask::Leased(token) => {
                 let lease = self.leases.get(*token);
                 lease
@@ -123,16 +126,8 @@ impl Engine {
         }
     }
 
-    fn why_queued(
-        &self,
-        now: Timestamp,
-        key: RunKey,
-        task: TaskIndex,
-        since: Timestamp,
-    ) -> Vec<Reason> {
-        let run = self.run(key);
-        let defined = run.state.defined(task);
-        let lane = self.lanes.get(run.profile.lanes[defined.0 as usize]);
+    fn why_queued(&self, now: Timestamp, lane: LaneId, since: Timestamp) -> Vec<Reason> {
+        let lane = self.lanes.get(lane);
         let requirement = &lane.requirement;
         let waited = now.since(since);
         let what = if !requirement.handler.is_empty() {
@@ -157,7 +152,11 @@ impl Engine {
             .map(|&worker| self.workers.get(worker))
             .filter(|worker| worker.session.is_some())
             .collect();
-        let first = if live.is_empty() {
+        let first = if lane.is_held()
+            && let Some(upstream) = lane.upstream
+        {
+            self.why_held(now, upstream)
+        } else if live.is_empty() {
             reason("no_worker", format!("no connected worker serves {wanted}"))
         } else if live.iter().all(|worker| worker.draining) {
             reason(
@@ -181,6 +180,42 @@ impl Engine {
             ),
         );
         vec![first, place]
+    }
+}
+
+impl Engine {
+    /// Why no more attempts may call an upstream now.
+    fn why_held(&self, now: Timestamp, upstream: UpstreamKey) -> Reason {
+        let upstream = self.upstream_view(upstream);
+        let (name, running) = (&upstream.name, upstream.running);
+        match upstream.state {
+            BreakerState::Open { until } => reason(
+                "breaker_open",
+                format!(
+                    "its upstream `{name}` failed: the breaker is open for another {:.1?}, and the task is parked without using up attempts",
+                    until.since(now)
+                ),
+            ),
+            BreakerState::HalfOpen { .. } => reason(
+                "breaker_half_open",
+                format!(
+                    "its upstream `{name}` failed before: {running} attempts probe it, and the task is parked until they succeed"
+                ),
+            ),
+            BreakerState::Closed if upstream.failures > 0 => reason(
+                "upstream_failing",
+                format!(
+                    "the last {} calls to its upstream `{name}` failed: {running} attempts are under way, and no more are started until one succeeds",
+                    upstream.failures
+                ),
+            ),
+            BreakerState::Closed => reason(
+                "upstream_unproven",
+                format!(
+                    "its upstream `{name}` has not answered yet: {running} attempts are under way, and no more are started until one succeeds"
+                ),
+            ),
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use levelflow_common::{RunStatus, TaskStatus};
 
+use crate::breaker::BreakerState;
 use crate::engine::Engine;
 use crate::event::RunKey;
+use crate::lease::Lease;
 use crate::live::{LiveRun, LiveTask};
 use crate::record::TaskIndex;
 use crate::run::RunState;
@@ -23,6 +25,7 @@ impl Engine {
         self.check_leases();
         self.check_workers();
         self.check_lanes();
+        self.check_upstreams();
         self.check_timers();
         for (key, run) in &self.runs {
             run.state.check_invariants();
@@ -83,8 +86,7 @@ impl Engine {
                 self.leases.of(key).len(),
                 "the leases of a worker are miscounted"
             );
-            for lane in self.lanes.ids() {
-                let lane = self.lanes.get(lane);
+            for (_, lane) in self.lanes.iter() {
                 let serves = lane.workers.iter().filter(|&&other| other == key).count();
                 assert_eq!(
                     serves,
@@ -99,11 +101,16 @@ impl Engine {
         let mut waiting = BTreeMap::new();
         for (key, run) in &self.runs {
             for (task, live) in run.tasks.iter().enumerate() {
-                let &LiveTask::Queued { ticket, .. } = live else {
+                let &LiveTask::Queued { ticket, lane, .. } = live else {
                     continue;
                 };
                 let task = TaskIndex(task as u32);
-                let lane = run.profile.lanes[run.state.defined(task).0 as usize];
+                let base = run.profile.lanes[run.state.defined(task).0 as usize];
+                assert_eq!(
+                    self.lanes.get(lane).requirement,
+                    self.lanes.get(base).requirement,
+                    "a task waits where something else is required"
+                );
                 *waiting.entry(lane).or_insert(0) += 1;
                 assert!(
                     self.lanes
@@ -115,8 +122,8 @@ impl Engine {
             }
         }
         let mut by_queue = BTreeMap::new();
-        for id in self.lanes.ids() {
-            let lane = self.lanes.get(id);
+        self.lanes.check_invariants();
+        for (id, lane) in self.lanes.iter() {
             let count = waiting.get(&id).copied().unwrap_or(0);
             assert_eq!(lane.waiting, count, "the tasks in a lane are miscounted");
             *by_queue.entry(&lane.requirement.queue).or_insert(0) += count;
@@ -130,6 +137,41 @@ impl Engine {
         }
     }
 
+    fn check_upstreams(&self) {
+        assert!(
+            self.upstreams.iter().count() <= self.config.breaker.max_upstreams,
+            "too many upstreams are known"
+        );
+        let mut lanes = 0;
+        for (key, upstream) in self.upstreams.iter() {
+            let calls = |lease: &Lease| lease.passed.is_some_and(|it| it.upstream == key);
+            let running = self.leases.iter().filter(|(_, lease)| calls(lease)).count();
+            assert_eq!(upstream.running as usize, running, "calls are miscounted");
+            lanes += upstream.lanes.len();
+            for &lane in &upstream.lanes {
+                let lane = self.lanes.get(lane);
+                assert_eq!(lane.upstream, Some(key), "a lane leads elsewhere");
+                assert_eq!(
+                    lane.is_held(),
+                    !self.upstreams.has_room(key),
+                    "a lane is held back exactly while its upstream has no room"
+                );
+            }
+            match upstream.breaker.state() {
+                BreakerState::Open { until } => assert!(
+                    self.timers.contains(until, Timer::Breakers),
+                    "nothing ends the time of an open breaker"
+                ),
+                _ => assert!(
+                    running > 0 || self.upstreams.has_room(key),
+                    "an upstream is never called again"
+                ),
+            }
+        }
+        let held = self.lanes.iter().filter(|(_, it)| it.upstream.is_some());
+        assert_eq!(lanes, held.count(), "a lane has lost its upstream");
+    }
+
     fn check_timers(&self) {
         for (at, timer) in self.timers.iter() {
             let (Timer::Wake(key, _)
@@ -137,9 +179,8 @@ impl Engine {
             | Timer::TaskTimeout(key, _)
             | Timer::RunTimeout(key)) = timer
             else {
-                assert_eq!(
-                    self.sweep_at,
-                    Some(at),
+                assert!(
+                    timer == Timer::Breakers || self.sweep_at == Some(at),
                     "a sweep is armed that nobody waits for"
                 );
                 continue;

@@ -1,44 +1,73 @@
-//! Lanes: ready tasks by what they require of a worker.
+//! Lanes: ready tasks by what they require before they can start.
+//!
+//! A task requires a worker of some kind, and that nothing else holds it back. Tasks for which both are
+//! the same wait in one lane, so that a lane that is held back costs nothing until it is free again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use slab::Slab;
+
 use crate::definition::Requirement;
 use crate::ready::ReadyQueue;
+use crate::upstream::UpstreamKey;
 use crate::worker::{Worker, WorkerKey, Workers};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct LaneId(pub(crate) u32);
 
+/// What can hold back a lane whatever workers there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Hold {
+    /// The breaker of its upstream lets nothing more through.
+    Breaker = 1,
+}
+
 #[derive(Debug)]
 pub(crate) struct Lane {
-    pub(crate) requirement: Requirement,
+    pub(crate) requirement: Arc<Requirement>,
+    /// What its tasks call, where that is known.
+    pub(crate) upstream: Option<UpstreamKey>,
     /// Workers that can serve it.
     pub(crate) workers: Vec<WorkerKey>,
     pub(crate) queue: ReadyQueue,
     /// Tasks that wait in it.
     pub(crate) waiting: usize,
+    /// The [`Hold`]s on it, as bits.
+    holds: u8,
+    /// Its place among [`Lanes::ready`], if it has one.
+    place: Option<usize>,
     /// The place of its queue among [`Lanes::queues`].
     queue_number: usize,
 }
 
-/// All lanes that were ever asked for; their number is bounded by that of distinct requirements.
+impl Lane {
+    pub(crate) fn is_held(&self) -> bool {
+        self.holds != 0
+    }
+}
+
+/// All lanes. The number of those that hold tasks of unknown upstream is bounded by that of distinct
+/// requirements, the number of the others by that and by the number of upstreams.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    all: Vec<Lane>,
-    by_requirement: BTreeMap<Requirement, LaneId>,
+    all: Slab<Lane>,
+    by_requirement: BTreeMap<Arc<Requirement>, LaneId>,
+    /// The lanes in which tasks wait that nothing but workers holds back.
+    ready: Vec<LaneId>,
     /// Tasks that wait in each queue, in all its lanes.
     queues: Vec<usize>,
     queue_numbers: BTreeMap<Arc<str>, usize>,
 }
 
 impl Lanes {
-    /// The lane for a requirement.
+    /// The lane for a requirement alone.
     pub(crate) fn intern(&mut self, requirement: &Requirement, workers: &Workers) -> LaneId {
         if let Some(&lane) = self.by_requirement.get(requirement) {
             return lane;
         }
-        let lane = LaneId(self.all.len() as u32);
+        let requirement = Arc::new(requirement.clone());
         let queue_number = *self
             .queue_numbers
             .entry(requirement.queue.clone())
@@ -46,19 +75,45 @@ impl Lanes {
         if queue_number == self.queues.len() {
             self.queues.push(0);
         }
-        self.all.push(Lane {
-            requirement: requirement.clone(),
+        let lane = self.all.insert(Lane {
             workers: workers
                 .iter()
-                .filter(|(_, worker)| worker.offers(requirement))
+                .filter(|(_, worker)| worker.offers(&requirement))
                 .map(|(key, _)| key)
                 .collect(),
+            requirement: requirement.clone(),
+            upstream: None,
             queue: ReadyQueue::default(),
             waiting: 0,
+            holds: 0,
+            place: None,
             queue_number,
         });
-        self.by_requirement.insert(requirement.clone(), lane);
+        let lane = LaneId(lane as u32);
+        self.by_requirement.insert(requirement, lane);
         lane
+    }
+
+    /// A new lane with the requirement of another, for tasks that call an upstream.
+    pub(crate) fn add_for(&mut self, like: LaneId, upstream: UpstreamKey) -> LaneId {
+        let like = self.get(like);
+        let lane = Lane {
+            requirement: like.requirement.clone(),
+            upstream: Some(upstream),
+            workers: like.workers.clone(),
+            queue: ReadyQueue::default(),
+            waiting: 0,
+            holds: 0,
+            place: None,
+            queue_number: like.queue_number,
+        };
+        LaneId(self.all.insert(lane) as u32)
+    }
+
+    /// Forgets a lane in which nothing waits.
+    pub(crate) fn remove(&mut self, lane: LaneId) {
+        let lane = self.all.remove(lane.0 as usize);
+        assert!(lane.waiting == 0, "only empty lanes are removed");
     }
 
     pub(crate) fn get(&self, lane: LaneId) -> &Lane {
@@ -69,12 +124,17 @@ impl Lanes {
         &mut self.all[lane.0 as usize]
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = LaneId> + use<> {
-        (0..self.all.len() as u32).map(LaneId)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        self.all.iter().map(|(lane, it)| (LaneId(lane as u32), it))
+    }
+
+    /// The lanes in which tasks wait that nothing but workers holds back.
+    pub(crate) fn ready(&self) -> &[LaneId] {
+        &self.ready
     }
 
     pub(crate) fn worker_joined(&mut self, key: WorkerKey, worker: &Worker) {
-        for lane in &mut self.all {
+        for (_, lane) in &mut self.all {
             if worker.offers(&lane.requirement) {
                 lane.workers.push(key);
             }
@@ -82,13 +142,14 @@ impl Lanes {
     }
 
     pub(crate) fn worker_removed(&mut self, key: WorkerKey) {
-        for lane in &mut self.all {
+        for (_, lane) in &mut self.all {
             lane.workers.retain(|&other| other != key);
         }
     }
 
-    pub(crate) fn count(&mut self, lane: LaneId, entered: bool) {
-        let lane = &mut self.all[lane.0 as usize];
+    /// A task entered a lane, or left it.
+    pub(crate) fn count(&mut self, id: LaneId, entered: bool) {
+        let lane = &mut self.all[id.0 as usize];
         let queue = &mut self.queues[lane.queue_number];
         if entered {
             lane.waiting += 1;
@@ -97,6 +158,38 @@ impl Lanes {
             lane.waiting -= 1;
             *queue -= 1;
         }
+        self.place(id);
+    }
+
+    /// Holds a lane back, or lets it go on as far as that reason goes.
+    pub(crate) fn hold(&mut self, id: LaneId, hold: Hold, held: bool) {
+        let lane = &mut self.all[id.0 as usize];
+        if held {
+            lane.holds |= hold as u8;
+        } else {
+            lane.holds &= !(hold as u8);
+        }
+        self.place(id);
+    }
+
+    /// Puts a lane among those that are ready, or takes it out, as it now stands.
+    fn place(&mut self, id: LaneId) {
+        let lane = &mut self.all[id.0 as usize];
+        let is_ready = lane.waiting > 0 && lane.holds == 0;
+        match lane.place {
+            None if is_ready => {
+                lane.place = Some(self.ready.len());
+                self.ready.push(id);
+            }
+            Some(place) if !is_ready => {
+                lane.place = None;
+                self.ready.swap_remove(place);
+                if let Some(&moved) = self.ready.get(place) {
+                    self.all[moved.0 as usize].place = Some(place);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Tasks that wait in a queue, in all its lanes.
@@ -104,5 +197,20 @@ impl Lanes {
         self.queue_numbers
             .get(queue)
             .map_or(0, |&number| self.queues[number])
+    }
+
+    /// Checks that the lanes agree with each other.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub(crate) fn check_invariants(&self) {
+        let mut ready = 0;
+        for (id, lane) in self.iter() {
+            let is_ready = lane.waiting > 0 && !lane.is_held();
+            ready += usize::from(is_ready);
+            let place = lane.place.map(|place| self.ready[place]);
+            assert_eq!(place, is_ready.then_some(id), "a lane is out of place");
+        }
+        assert_eq!(self.ready.len(), ready, "a lane is ready that is not");
     }
 }

@@ -7,6 +7,7 @@ use levelflow_common::{FencingToken, Timestamp};
 
 use crate::event::RunKey;
 use crate::record::TaskIndex;
+use crate::upstream::Passed;
 use crate::worker::WorkerKey;
 
 /// A worker's time-bound right to an attempt.
@@ -17,6 +18,8 @@ pub(crate) struct Lease {
     pub(crate) attempt: u32,
     pub(crate) worker: WorkerKey,
     pub(crate) input: Option<Bytes>,
+    /// The upstream that the attempt may call, as far as that is known.
+    pub(crate) passed: Option<Passed>,
     /// Whether the attempt was sent. Until then it can be taken back without the worker.
     pub(crate) sent: bool,
     /// When it was sent; until then, when it was given.
@@ -136,6 +139,7 @@ mod tests {
             attempt: 1,
             worker: WorkerKey(worker),
             input: None,
+            passed: None,
             sent: true,
             started_at: Timestamp::default(),
             renewed_at: Timestamp::default(),

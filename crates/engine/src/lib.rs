@@ -6,6 +6,7 @@
 //! [`Engine::handle`], which decides what is recorded and what is asked of the world.
 
 mod advance;
+mod breaker;
 pub mod command;
 mod compile;
 mod config;
@@ -33,9 +34,11 @@ mod submit;
 pub mod task;
 mod timer;
 mod update;
+mod upstream;
 mod view;
 mod worker;
 
+pub use breaker::{BreakerPolicy, BreakerState};
 pub use command::{BatchNumber, Command, Effect};
 pub use config::Config;
 pub use definition::Definition;
@@ -45,3 +48,4 @@ pub use explain::{Explanation, Reason};
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
 pub use rejection::Rejection;
 pub use run::{ReplayError, RunState};
+pub use upstream::UpstreamView;

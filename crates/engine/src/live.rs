@@ -55,6 +55,7 @@ pub(crate) enum LiveTask {
         since: Timestamp,
         /// The batch that made it ready.
         ready_in: BatchNumber,
+        lane: LaneId,
     },
     /// An attempt is on a worker, or about to be sent.
     Leased(FencingToken),
@@ -65,7 +66,7 @@ pub(crate) enum LiveTask {
 pub(crate) struct Profile {
     /// Where its measurements are kept.
     pub(crate) measured: usize,
-    /// The lane of each task.
+    /// The lane of each task, as far as its upstream does not matter.
     pub(crate) lanes: Vec<LaneId>,
     /// For each task the expected time to the end of the run, in microseconds.
     pub(crate) remaining: Vec<u64>,

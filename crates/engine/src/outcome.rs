@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use levelflow_common::limits::{MAX_OUTPUT_BYTES, MAX_RETRY_AFTER, MAX_RUN_OUTPUT_BYTES};
-use levelflow_common::{AttemptResult, Code, Failure, FencingToken, RunStatus, Timestamp};
+use levelflow_common::{
+    AttemptResult, Code, Failure, FencingToken, RunStatus, Timestamp, UpstreamReport,
+};
 
 use crate::command::Command;
 use crate::engine::Engine;
@@ -21,6 +23,7 @@ impl Engine {
         token: FencingToken,
         result: AttemptResult,
         duration: Duration,
+        upstreams: Option<&UpstreamReport>,
     ) {
         let Some(lease) = self.end_lease_of(session, token) else {
             self.stale_results += 1;
@@ -30,6 +33,17 @@ impl Engine {
             return;
         };
         let (key, task) = (lease.run, lease.task);
+        if let Some(report) = upstreams {
+            self.calls_ended(now, &lease, report);
+            if result.is_err()
+                && let Some(upstream) = &report.parked_on
+            {
+                self.park(now, lease, upstream);
+                let after = self.run(key).recorded_in.0;
+                self.command(after, Command::Acknowledge { session, token });
+                return;
+            }
+        }
         *self.live_task(key, task) = LiveTask::Idle;
         let run = self.run_mut(key);
         run.gate.leave(&run.state, task);
@@ -53,6 +67,15 @@ impl Engine {
         }
         let after = self.run(key).recorded_in.0;
         self.command(after, Command::Acknowledge { session, token });
+    }
+
+    /// An attempt did nothing, because it may not call an upstream: its task waits for that.
+    fn park(&mut self, now: Timestamp, lease: Lease, upstream: &str) {
+        let (key, task) = (lease.run, lease.task);
+        *self.live_task(key, task) = LiveTask::Idle;
+        let upstream = self.intern_upstream(now, upstream);
+        self.requeue(now, key, task, lease.input, upstream);
+        self.finish_if_done(now, key);
     }
 
     /// An attempt whose lease was ended failed: the task tries again, or fails.

@@ -134,7 +134,8 @@ impl Engine {
 
     fn give_back(&mut self, now: Timestamp, lease: Lease) {
         *self.live_task(lease.run, lease.task) = LiveTask::Idle;
-        self.requeue(now, lease.run, lease.task, lease.input);
+        let upstream = lease.passed.map(|passed| passed.upstream);
+        self.requeue(now, lease.run, lease.task, lease.input, upstream);
         self.finish_if_done(now, lease.run);
     }
 

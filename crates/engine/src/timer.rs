@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     RunTimeout(RunKey),
     /// Leases are checked.
     Sweep,
+    /// A breaker has been open for its time.
+    Breakers,
 }
 
 /// The timers, in order.

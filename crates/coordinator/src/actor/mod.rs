@@ -20,7 +20,7 @@ use levelflow_common::{
 };
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{ReplyId, SessionId};
-use levelflow_engine::{BatchNumber, Command, Engine, Event, Rejection, RunNumber};
+use levelflow_engine::{BatchNumber, BreakerState, Command, Engine, Event, Rejection, RunNumber};
 use levelflow_proto::v1;
 use levelflow_store::{Batch, Store, StoreError};
 use slab::Slab;
@@ -390,14 +390,36 @@ impl Actor {
                 self.heartbeat_interval,
                 self.lease,
                 revoked,
+                self.engine
+                    .open_breakers()
+                    .map(ToString::to_string)
+                    .collect(),
             ),
             Command::Close { session, code } => {
                 tracing::info!(session = session.0, code = %code, "session was replaced");
                 self.sessions.close(session, Some(Refused::Replaced));
             }
+            Command::BreakerChanged { upstream, state } => self.breaker_changed(&upstream, state),
             Command::Ended(ended) => {
                 self.engine.evict(now, ended.run);
                 self.watchers.ended(*ended);
+            }
+        }
+    }
+
+    fn breaker_changed(&mut self, upstream: &str, state: BreakerState) {
+        match state {
+            BreakerState::Open { until } => {
+                let open_for = until.since(self.clock.now());
+                tracing::warn!(upstream, open_for = ?open_for, "breaker opened");
+                self.sessions.breaker_changed(upstream, true);
+            }
+            BreakerState::HalfOpen { .. } => {
+                tracing::info!(upstream, "breaker lets probes through");
+            }
+            BreakerState::Closed => {
+                tracing::info!(upstream, "breaker closed");
+                self.sessions.breaker_changed(upstream, false);
             }
         }
     }

@@ -65,6 +65,7 @@ impl Sessions {
         heartbeat_interval: Duration,
         lease: Duration,
         revoked: Vec<FencingToken>,
+        open_breakers: Vec<String>,
     ) {
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         self.gather(session, |frame| {
@@ -74,7 +75,7 @@ impl Sessions {
                 heartbeat_interval_ms: millis(heartbeat_interval),
                 lease_ms: millis(lease),
                 revoked: revoked.into_iter().map(|token| token.0).collect(),
-                open_breakers: Vec::new(),
+                open_breakers,
             });
         });
     }
@@ -93,7 +94,9 @@ impl Sessions {
                 handler: attempt.handler.as_ref().to_owned(),
                 timeout_us: micros(attempt.timeout),
                 heartbeat_timeout_us: attempt.heartbeat_timeout.map_or(0, micros),
-                upstream: String::new(),
+                upstream: attempt
+                    .upstream
+                    .map_or_else(String::new, |name| name.as_ref().to_owned()),
             });
         });
     }
@@ -104,6 +107,16 @@ impl Sessions {
 
     pub(crate) fn acknowledge(&mut self, session: SessionId, token: FencingToken) {
         self.gather(session, |frame| frame.acknowledged.push(token.0));
+    }
+
+    /// Tells every worker whether an upstream may be called.
+    pub(crate) fn breaker_changed(&mut self, upstream: &str, open: bool) {
+        for session in self.open.keys().copied().collect::<Vec<_>>() {
+            self.gather(session, |frame| {
+                let upstream = upstream.to_owned();
+                frame.breakers.push(v1::BreakerChange { upstream, open });
+            });
+        }
     }
 
     pub(crate) fn drain(&mut self) {

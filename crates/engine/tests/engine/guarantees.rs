@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::workflow::Durability;
-use levelflow_common::{Code, Failure, FencingToken, Priority, Timestamp};
+use levelflow_common::{Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
 use levelflow_engine::event::SessionId;
 use levelflow_engine::record::SubmitKey;
-use levelflow_engine::{Config, Definition, Event, Rejection};
+use levelflow_engine::{BreakerPolicy, BreakerState, Config, Definition, Event, Rejection};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -37,7 +37,7 @@ enum Step {
     Commit,
     Prepare(Index),
     Render(Index),
-    Complete(Index, End),
+    Complete(Index, End, Call),
     Repeat(Index),
     Stale(Index, u8),
     Refuse(Index),
@@ -49,6 +49,7 @@ enum Step {
     Grant(u8),
     Wait(u16),
     WaitForDeadline,
+    ResetBreaker(Index),
     Crash,
     Settle,
 }
@@ -59,6 +60,28 @@ enum End {
     Retryable,
     Permanent,
     Cancelled,
+}
+
+/// What an attempt tells of upstreams.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    /// Nothing.
+    Silent,
+    /// That of its own upstream, if it has one.
+    Own { failed: bool },
+    /// That of any upstream.
+    Any { upstream: u8, failed: bool },
+    /// That it may not call an upstream.
+    Parked { upstream: u8 },
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        2 => Just(Call::Silent),
+        6 => any::<bool>().prop_map(|failed| Call::Own { failed }),
+        1 => (0..4_u8, any::<bool>()).prop_map(|(upstream, failed)| Call::Any { upstream, failed }),
+        1 => (0..4_u8).prop_map(|upstream| Call::Parked { upstream }),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -96,7 +119,8 @@ fn step() -> impl Strategy<Value = Step> {
         14 => Just(Step::Commit),
         10 => any::<Index>().prop_map(Step::Prepare),
         4 => any::<Index>().prop_map(Step::Render),
-        20 => (any::<Index>(), end).prop_map(|(which, end)| Step::Complete(which, end)),
+        20 => (any::<Index>(), end, call())
+            .prop_map(|(which, end, call)| Step::Complete(which, end, call)),
         2 => any::<Index>().prop_map(Step::Repeat),
         1 => (any::<Index>(), worker.clone()).prop_map(|(which, worker)| Step::Stale(which, worker)),
         1 => any::<Index>().prop_map(Step::Refuse),
@@ -108,6 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => worker.prop_map(Step::Grant),
         4 => (0..6_000_u16).prop_map(Step::Wait),
         4 => Just(Step::WaitForDeadline),
+        1 => any::<Index>().prop_map(Step::ResetBreaker),
         3 => Just(Step::Crash),
         4 => Just(Step::Settle),
     ]
@@ -133,12 +158,19 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
                 .collect();
             let mut task = json!({
                 "id": format!("t{place}"),
-                "type": if kind == 0 { "sleep" } else { "transform" },
+                "type": match kind {
+                    0 => "sleep",
+                    5..=8 => "http",
+                    _ => "transform",
+                },
                 "needs": needs,
                 "with": match kind {
                     0 => json!({ "duration": "3s" }),
                     1..=3 => json!({ "value": "${{ inputs.x }}" }),
                     4 => json!({ "value": "${{ inputs.x.nothing.here }}" }),
+                    5..=6 => json!({ "url": "http://host0/" }),
+                    7 => json!({ "url": "http://host1/" }),
+                    8 => json!({ "url": "http://host${{ inputs.x - 5 }}/" }),
                     _ => json!({ "value": 1 }),
                 },
                 "retry": {
@@ -225,6 +257,12 @@ impl World {
             ageing: Duration::from_secs(5),
             max_queue: 40,
             max_open_runs: 12,
+            breaker: BreakerPolicy {
+                failures: 2,
+                open_for: Duration::from_secs(5),
+                max_upstreams: 2,
+                ..BreakerPolicy::default()
+            },
             ..Config::default()
         };
         let mut shell = Shell::new(config);
@@ -323,17 +361,35 @@ impl World {
                     shell.answer_render(which.index(shell.renders.len()));
                 }
             }
-            Step::Complete(which, end) => {
+            Step::Complete(which, end, call) => {
                 let attempts = shell.attempts();
                 if !attempts.is_empty() {
                     let (worker, token) = *which.get(&attempts);
+                    let upstream = |number| format!("http:host{number}:80");
+                    let held = shell.workers[worker].held.get_mut(&token).unwrap();
+                    match call {
+                        Call::Any {
+                            upstream: number,
+                            failed,
+                        } => {
+                            let upstream = upstream(number);
+                            held.upstreams.calls.push(UpstreamCall { upstream, failed });
+                        }
+                        Call::Parked { upstream: number } => {
+                            held.upstreams.parked_on = Some(upstream(number));
+                        }
+                        Call::Silent | Call::Own { .. } => {}
+                    }
                     let result = match end {
                         End::Success => Ok(Bytes::from_static(b"1")),
                         End::Retryable => Err(Failure::retryable(Code::HandlerFailed, "again")),
                         End::Permanent => Err(Failure::permanent(Code::HandlerFailed, "no")),
                         End::Cancelled => Err(Failure::retryable(Code::Cancelled, "drained")),
                     };
-                    shell.complete(worker, token, result);
+                    match call {
+                        Call::Own { failed } => shell.complete_call(worker, token, result, failed),
+                        _ => shell.complete(worker, token, result),
+                    }
                 }
             }
             Step::Repeat(which) => {
@@ -392,6 +448,15 @@ impl World {
             }
             Step::Wait(millis) => shell.advance(Duration::from_millis(u64::from(millis))),
             Step::WaitForDeadline => self.wait_for_deadline(),
+            Step::ResetBreaker(which) => {
+                let upstreams = shell.engine.upstreams();
+                if !upstreams.is_empty() {
+                    let name = &which.get(&upstreams).name;
+                    let reset = shell.engine.reset_breaker(shell.now, name).unwrap();
+                    assert_eq!(reset.state, BreakerState::Closed);
+                    shell.engine.check_invariants();
+                }
+            }
             Step::Crash => shell.crash(),
             Step::Settle => shell.settle(),
         }
@@ -426,6 +491,9 @@ impl World {
         }
         let load = self.shell.engine.load();
         assert_eq!((load.open_runs, load.leases), (0, 0));
+        for upstream in self.shell.engine.upstreams() {
+            assert_eq!((upstream.running, upstream.waiting), (0, 0));
+        }
     }
 
     fn check_promises(&self) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod audit;
+mod breakers;
 mod clients;
 mod definitions;
 mod explanations;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use levelflow_common::expression::{ExpressionError, Scope};
-use levelflow_common::{Code, Failure, HumanDuration, TaskKind};
+use levelflow_common::{Code, Failure, HumanDuration, TaskKind, upstream};
 use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
 use serde_json::{Map, Value};
@@ -35,7 +35,10 @@ fn evaluate(prepare: &Prepare) -> Result<Preparation, ExpressionError> {
         let duration = serde_json::from_value::<HumanDuration>(input["duration"].clone());
         return Ok(Preparation::Sleep(duration.unwrap().0));
     }
-    Ok(Preparation::Input(input.to_string().into()))
+    Ok(Preparation::Input {
+        upstream: upstream::of_task(spec.kind, &input).map(Into::into),
+        input: input.to_string().into(),
+    })
 }
 
 pub(crate) fn render(render: &RenderOutputs) -> Result<Bytes, Failure> {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_common::{
     AttemptResult, Code, FencingToken, Priority, RunId, RunStatus, TaskStatus, Timestamp,
-    WorkflowDigest,
+    UpstreamCall, UpstreamReport, WorkflowDigest,
 };
 use levelflow_engine::command::{Answer, Prepare, RenderOutputs};
 use levelflow_engine::event::{ReplyId, SessionId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{
-    BatchNumber, Command, Config, Definition, Effect, Engine, Event, Gathered, Record, Rejection,
-    RunNumber, RunState, Submitted,
+    BatchNumber, BreakerState, Command, Config, Definition, Effect, Engine, Event, Gathered,
+    Record, Rejection, RunNumber, RunState, Submitted,
 };
 
 use crate::audit::{Audit, Folds, compare};
@@ -36,6 +36,8 @@ pub(crate) struct Shell {
     pub(crate) told: Folds,
     pub(crate) numbers: BTreeMap<RunId, RunNumber>,
     pub(crate) answers: BTreeMap<ReplyId, Answer>,
+    /// What was last told of each breaker.
+    pub(crate) breakers: BTreeMap<Arc<str>, BreakerState>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
     requests: BTreeMap<ReplyId, Request>,
     committing: VecDeque<Gathered>,
@@ -65,6 +67,7 @@ impl Shell {
             told: Folds::new(),
             numbers: BTreeMap::new(),
             answers: BTreeMap::new(),
+            breakers: BTreeMap::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
             committing: VecDeque::new(),
@@ -320,6 +323,9 @@ impl Shell {
                     worker.session = None;
                 }
             }
+            Command::BreakerChanged { upstream, state } => {
+                self.breakers.insert(upstream, state);
+            }
             Command::Ended(ended) => {
                 let fold = &self.store[&ended.number];
                 assert_eq!(fold.status, ended.status, "told before it is durable");
@@ -366,7 +372,8 @@ impl Shell {
         } = held;
         let outcome = outcome.as_ref().expect("only outcomes are acknowledged");
         let stopped = matches!(outcome, Err(failure) if failure.code == Code::Cancelled);
-        if stopped || !self.audit.accepted.contains(&token) {
+        let parked = outcome.is_err() && held.upstreams.parked_on.is_some();
+        if stopped || parked || !self.audit.accepted.contains(&token) {
             return;
         }
         let run = &self.store[&attempt.number];
@@ -396,6 +403,7 @@ impl Shell {
                 attempt,
                 stopped: false,
                 outcome: None,
+                upstreams: UpstreamReport::default(),
             },
         );
     }
@@ -458,6 +466,23 @@ impl Shell {
         worker.held.clear();
     }
 
+    /// As [`Shell::complete`], after a call to the upstream that the attempt names, if it names one.
+    pub(crate) fn complete_call(
+        &mut self,
+        worker: usize,
+        token: FencingToken,
+        result: AttemptResult,
+        failed: bool,
+    ) {
+        let holder = &mut self.workers[worker];
+        let held = holder.held.get_mut(&token).expect("the worker holds it");
+        if let Some(upstream) = &held.attempt.upstream {
+            let upstream = upstream.to_string();
+            held.upstreams.calls.push(UpstreamCall { upstream, failed });
+        }
+        self.complete(worker, token, result);
+    }
+
     /// An attempt ends on its worker, which reports it where it can, and has a free slot.
     pub(crate) fn complete(&mut self, worker: usize, token: FencingToken, result: AttemptResult) {
         let holder = &mut self.workers[worker];
@@ -481,12 +506,13 @@ impl Shell {
             return false;
         };
         let before = self.engine.load().stale_results;
+        let held = self.workers[worker].held.get(&token);
         let outcome = Event::Outcome {
             session,
             token,
             result,
             duration: Duration::from_millis(1),
-            upstreams: None,
+            upstreams: held.map(|held| Box::new(held.upstreams.clone())),
         };
         self.event(outcome).unwrap();
         let accepted = self.engine.load().stale_results == before;
@@ -572,6 +598,7 @@ impl Shell {
         self.numbers.retain(|_, number| number.0 <= last);
         self.committing.clear();
         self.effects.clear();
+        self.breakers.clear();
         self.requests.clear();
         self.prepares.clear();
         self.renders.clear();
@@ -618,7 +645,7 @@ impl Shell {
             let Some((worker, token)) = self.attempts().first().copied() else {
                 return;
             };
-            self.complete(worker, token, Ok(Bytes::from_static(b"1")));
+            self.complete_call(worker, token, Ok(Bytes::from_static(b"1")), false);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use levelflow_common::{AttemptResult, FencingToken, TaskKind, WorkerId};
+use levelflow_common::{AttemptResult, FencingToken, TaskKind, UpstreamReport, WorkerId};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::event::{Hello, SessionId};
 
@@ -25,6 +25,8 @@ pub(crate) struct Held {
     pub(crate) attempt: Attempt,
     pub(crate) stopped: bool,
     pub(crate) outcome: Option<AttemptResult>,
+    /// What the outcome tells of upstreams.
+    pub(crate) upstreams: UpstreamReport,
 }
 
 impl FakeWorker {
