@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=levelflow");
-    let mut compiler = protox::Compiler::new([env!("CARGO_MANIFEST_DIR")])?;
+    let mut compiler = protox::Compiler::new([std::env::var("CARGO_MANIFEST_DIR")?])?;
     compiler
         .include_source_info(true)
         .include_imports(true)

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
     Code, Failure, HumanDuration, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest,
 };
 use levelflow_engine::record::{Kept, KeptEnd, SubmitKey};
-use levelflow_engine::{Fact, Record, RunNumber, Submitted, TaskIndex};
+use levelflow_engine::{Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
 use prost::Message as _;
 
 use crate::error::{DecodeError, StoreError};
@@ -23,23 +24,15 @@ use crate::error::{DecodeError, StoreError};
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     row: EntryRow,
-    buffer: Vec<u8>,
 }
 
 impl Encoder {
-    /// Memory that is kept from one entry to the next.
-    const KEPT_BYTES: usize = 256 * 1024;
-
-    /// The bytes of one entry's records.
-    pub(crate) fn encode(&mut self, records: &[Record]) -> &[u8] {
+    /// Appends the bytes of one entry's records. Bytes of entries that follow one another are together
+    /// the bytes of one entry.
+    pub(crate) fn encode(&mut self, records: &[Record], bytes: &mut Vec<u8>) {
         self.row.records.extend(records.iter().map(RecordRow::of));
-        self.buffer.clear();
-        self.buffer.shrink_to(Self::KEPT_BYTES);
-        self.row
-            .encode(&mut self.buffer)
-            .expect("a vector grows as needed");
+        self.row.encode(bytes).expect("a vector grows as needed");
         self.row.records.clear();
-        &self.buffer
     }
 }
 
@@ -62,6 +55,24 @@ pub(crate) fn decode(
         .zip(row.records)
         .map(|(sequence, record)| record.read().map_err(|error| corrupt(sequence, error)))
         .collect()
+}
+
+/// The records in the bytes of one entry.
+pub(crate) fn decode_records(bytes: Bytes) -> Result<Vec<Record>, DecodeError> {
+    let rows = EntryRow::decode(bytes)?.records.into_iter();
+    rows.map(RecordRow::read).collect()
+}
+
+/// Appends the bytes of how a run stands.
+pub(crate) fn encode_progress(progress: &Progress, bytes: &mut Vec<u8>) {
+    ProgressRow::of(progress)
+        .encode(bytes)
+        .expect("a vector grows as needed");
+}
+
+/// How a run stands.
+pub(crate) fn decode_progress(bytes: &[u8]) -> Result<Progress, DecodeError> {
+    ProgressRow::decode(bytes)?.read()
 }
 
 /// The bytes of a failure, for the row of a run.
@@ -245,6 +256,57 @@ struct FailureRow {
     /// In microseconds.
     #[prost(uint64, optional, tag = "4")]
     retry_after: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ProgressRow {
+    #[prost(uint32, tag = "1")]
+    status: u32,
+    #[prost(fixed64, optional, tag = "2")]
+    finished_at: Option<u64>,
+    #[prost(uint32, tag = "3")]
+    total: u32,
+    #[prost(uint32, tag = "4")]
+    succeeded: u32,
+    #[prost(uint32, tag = "5")]
+    failed: u32,
+    #[prost(uint32, tag = "6")]
+    skipped: u32,
+    #[prost(uint32, tag = "7")]
+    cancelled: u32,
+    #[prost(message, optional, tag = "8")]
+    failure: Option<FailureRow>,
+}
+
+impl ProgressRow {
+    fn of(progress: &Progress) -> Self {
+        let counts = progress.counts;
+        Self {
+            status: status_number(progress.status),
+            finished_at: progress.finished_at.map(Timestamp::as_micros),
+            total: counts.total,
+            succeeded: counts.succeeded,
+            failed: counts.failed,
+            skipped: counts.skipped,
+            cancelled: counts.cancelled,
+            failure: progress.failure.as_ref().map(FailureRow::of),
+        }
+    }
+
+    fn read(self) -> Result<Progress, DecodeError> {
+        Ok(Progress {
+            status: read_status(self.status)?,
+            finished_at: self.finished_at.map(Timestamp::from_micros),
+            counts: TaskCounts {
+                total: self.total,
+                succeeded: self.succeeded,
+                failed: self.failed,
+                skipped: self.skipped,
+                cancelled: self.cancelled,
+            },
+            failure: self.failure.map(FailureRow::read).transpose()?,
+        })
+    }
 }
 
 impl RecordRow {

@@ -156,14 +156,41 @@ proptest! {
     fn records_read_back(entries in vec(records(), 1..4)) {
         let mut encoder = Encoder::default();
         for records in entries {
-            let bytes = Bytes::copy_from_slice(encoder.encode(&records));
-            prop_assert_eq!(decode(RUN, 1, bytes).unwrap(), records);
+            let mut bytes = Vec::new();
+            encoder.encode(&records, &mut bytes);
+            prop_assert_eq!(decode(RUN, 1, bytes.into()).unwrap(), records);
         }
     }
 
     #[test]
+    fn entries_are_joined_by_their_bytes(first in records(), second in records()) {
+        let mut bytes = Vec::new();
+        Encoder::default().encode(&first, &mut bytes);
+        Encoder::default().encode(&second, &mut bytes);
+        let joined = [first, second].concat();
+        prop_assert_eq!(decode(RUN, 1, bytes.into()).unwrap(), joined);
+    }
+
+    #[test]
+    fn progress_reads_back(
+        status in select(&RunStatus::ALL[..]),
+        finished_at in option::of(time()),
+        counts in any::<[u32; 5]>(),
+        failure in option::of(failure()),
+    ) {
+        let [total, succeeded, failed, skipped, cancelled] = counts;
+        let counts = TaskCounts { total, succeeded, failed, skipped, cancelled };
+        let progress = Progress { status, finished_at, counts, failure };
+        let mut bytes = Vec::new();
+        encode_progress(&progress, &mut bytes);
+        prop_assert!(!bytes.is_empty());
+        prop_assert_eq!(decode_progress(&bytes).unwrap(), progress);
+    }
+
+    #[test]
     fn damaged_bytes_never_panic(records in records(), cut in any::<prop::sample::Index>(), flip in any::<u8>()) {
-        let mut bytes = Encoder::default().encode(&records).to_vec();
+        let mut bytes = Vec::new();
+        Encoder::default().encode(&records, &mut bytes);
         let place = cut.index(bytes.len());
         bytes[place] ^= flip;
         if let Err(error) = decode(RUN, 1, bytes.clone().into()) {

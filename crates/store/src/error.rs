@@ -24,14 +24,6 @@ pub enum StoreError {
         /// How many batches wait.
         waiting: usize,
     },
-    /// A commit failed. Whether its batches are durable is known after the next recovery.
-    #[error("could not commit to {}", path.display())]
-    Commit {
-        /// The database file.
-        path: Arc<Path>,
-        /// What the database said.
-        source: Arc<rusqlite::Error>,
-    },
     /// An earlier batch failed, and this one may build on it: it was not written. A recovery lifts this.
     #[error("the store takes no batches until it is recovered, because an earlier one failed")]
     Suspended {
@@ -56,7 +48,8 @@ pub enum StoreError {
         /// What the database said.
         source: Arc<rusqlite::Error>,
     },
-    /// A file or directory could not be used.
+    /// A file or directory could not be used. Whether a batch that was to be written is durable is
+    /// known after the next recovery.
     #[error("could not {action} {}", path.display())]
     Io {
         /// What was tried.
@@ -73,6 +66,22 @@ pub enum StoreError {
         path: Arc<Path>,
         /// What the database said.
         source: Arc<rusqlite::Error>,
+    },
+    /// What was durable in the log is not there any more.
+    #[error("frame {frame} of the log is damaged or missing in {}", path.display())]
+    LogCorrupt {
+        /// The segment of the log where it was looked for.
+        path: PathBuf,
+        /// Its number.
+        frame: u64,
+    },
+    /// A frame of the log is whole, but is not understood: a newer version wrote it.
+    #[error("frame {frame} of the log cannot be read")]
+    FrameCorrupt {
+        /// Its number.
+        frame: u64,
+        /// What is wrong with it.
+        source: DecodeError,
     },
     /// A journal record is damaged.
     #[error("record {sequence} of {run} is damaged", run = RunName(*run))]
@@ -160,13 +169,14 @@ impl StoreError {
         match self {
             Self::Closed
             | Self::Overloaded { .. }
-            | Self::Commit { .. }
             | Self::Suspended { .. }
             | Self::Database { .. }
             | Self::Io { .. } => Code::StoreUnavailable,
-            Self::DatabaseCorrupt { .. } | Self::RecordCorrupt { .. } | Self::RunCorrupt { .. } => {
-                Code::StoreCorrupt
-            }
+            Self::DatabaseCorrupt { .. }
+            | Self::LogCorrupt { .. }
+            | Self::FrameCorrupt { .. }
+            | Self::RecordCorrupt { .. }
+            | Self::RunCorrupt { .. } => Code::StoreCorrupt,
             Self::TooNew { .. } => Code::StoreTooNew,
             Self::DataDirLocked { .. } => Code::DataDirLocked,
             Self::Refused { .. } | Self::ThreadLost { .. } => Code::Internal,

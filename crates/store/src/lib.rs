@@ -9,16 +9,23 @@
 //!    returns at once with a receiver for the outcome.
 //! 2. The writer (`sqlite/writer.rs`) takes everything that waits, up to a bound, as one *group*. While
 //!    it is busy the next group gathers: there is no timer, and the group is as large as the load.
-//! 3. `sqlite/write.rs` makes one transaction of it. All records of an entry are one row of the
-//!    append-only table `journal`, in the bytes of `codec.rs`; a run that was submitted or changed its
-//!    status gets its row in `runs` written once, however often it changed in the group.
-//! 4. `COMMIT` syncs the write-ahead log. Only then is each batch of the group answered.
-//! 5. If anything fails, the whole group fails, and every later batch is refused: it may build on
-//!    records that are not there. [`Store::recover`] reopens the database and tells what is.
+//! 3. `commit.rs` makes one frame of it: all records of an entry in the bytes of `codec.rs`. The *log*
+//!    (`log/`) appends the frame to a file and syncs it: one write and one `fdatasync`. Only then is
+//!    each batch of the group answered.
+//! 4. If anything fails, the whole group fails, and every later batch is refused: it may build on
+//!    records that are not there. [`Store::recover`] opens the log again and tells what is.
 //!
-//! Questions go to reader threads with connections of their own, which see what is committed and never
-//! wait for the writer. The log is copied into the database when the writer is idle, or when it has
-//! grown to its bound.
+//! # How it gets into the database
+//!
+//! The filer (`sqlite/filer.rs`) lets commits gather for a moment and files them as one transaction,
+//! with the number of the last: all entries of a run in it are one row of the append-only table
+//! `journal`, and the run gets its row in `runs` written once, however often it changed. These
+//! transactions are not synced. A checkpoint makes them durable, and the files of the log that they
+//! came from are written again. What a crash left in the log is filed at the next start; a store that
+//! was closed has no log, only the one file of the database.
+//!
+//! Questions go to reader threads with connections of their own. They have the filer catch up first, so
+//! that they see all that is durable.
 
 pub mod error;
 pub mod lock;
@@ -30,6 +37,8 @@ pub mod sqlite;
 mod conformance;
 
 mod codec;
+mod commit;
+mod log;
 mod migration;
 mod summary;
 

@@ -12,10 +12,16 @@ pub(crate) struct Migration {
 }
 
 /// Every migration, in order.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    sql: include_str!("../migrations/0001_journal_and_runs.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        sql: include_str!("../migrations/0001_journal_and_runs.sql"),
+    },
+    Migration {
+        version: 2,
+        sql: include_str!("../migrations/0002_filed.sql"),
+    },
+];
 
 /// What the databases call differently.
 #[derive(Clone, Copy, Debug)]

@@ -151,7 +151,7 @@ fn check_attempts(updates: &[RunUpdate]) -> u32 {
 
 /// A program that goes on until the file `gate` is there, after it has made the file `started`.
 fn gated(home: &Home) -> Value {
-    let script = "touch started; while ! test -e gate; do sleep 0.02; done";
+    let script = "touch started; while ! test -e gate && test -e started; do sleep 0.02; done";
     let with = json!({ "command": ["sh", "-c", script], "cwd": home.path(""), "output": "lines" });
     json!({
         "name": "gated",

@@ -1,5 +1,7 @@
 //! Effects that wait for their batch to be durable.
 
+use std::collections::VecDeque;
+
 use levelflow_engine::event::ReplyId;
 use levelflow_engine::{BatchNumber, Command, Rejection};
 
@@ -13,12 +15,12 @@ pub(crate) enum Held {
     Answer(Box<dyn FnOnce() + Send>),
 }
 
-/// Effects by batch. At most one batch is being committed, and at most one gathers behind it.
+/// Effects by batch: those of the batches that are being committed, and of the one that gathers.
 #[derive(Default)]
 pub(crate) struct HeldEffects {
     durable: BatchNumber,
-    committing: Option<BatchNumber>,
-    after_commit: Vec<Held>,
+    /// By batch, in the order of their numbers, which have no gap.
+    committing: VecDeque<(BatchNumber, Vec<Held>)>,
     after_next: Vec<Held>,
 }
 
@@ -28,30 +30,33 @@ impl HeldEffects {
         if after <= self.durable {
             return Some(effect);
         }
-        if self.committing == Some(after) {
-            self.after_commit.push(effect);
-        } else {
-            self.after_next.push(effect);
+        let first = self.committing.front().map(|(number, _)| number.0);
+        let place = first.and_then(|first| usize::try_from(after.0 - first).ok());
+        match place.and_then(|place| self.committing.get_mut(place)) {
+            Some((_, effects)) => effects.push(effect),
+            None => self.after_next.push(effect),
         }
         None
     }
 
     /// The batch that gathered is being committed.
     pub(crate) fn commit(&mut self, batch: BatchNumber) {
-        self.committing = Some(batch);
-        std::mem::swap(&mut self.after_commit, &mut self.after_next);
+        let effects = std::mem::take(&mut self.after_next);
+        self.committing.push_back((batch, effects));
     }
 
-    /// The batch that was being committed is durable: these effects waited for it.
+    /// The oldest batch that was being committed is durable: these effects waited for it.
     pub(crate) fn committed(&mut self) -> Vec<Held> {
-        if let Some(batch) = self.committing.take() {
-            self.durable = batch;
-        }
-        std::mem::take(&mut self.after_commit)
+        let Some((batch, effects)) = self.committing.pop_front() else {
+            return Vec::new();
+        };
+        self.durable = batch;
+        effects
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.after_commit.is_empty() && self.after_next.is_empty()
+        let mut committing = self.committing.iter();
+        committing.all(|(_, effects)| effects.is_empty()) && self.after_next.is_empty()
     }
 }
 
@@ -71,6 +76,24 @@ mod tests {
         assert_eq!(held.committed().len(), 2);
         assert!(held.hold(BatchNumber(1), effect()).is_some());
         held.commit(BatchNumber(2));
+        assert_eq!(held.committed().len(), 1);
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn batches_become_durable_one_after_the_other() {
+        let mut held = HeldEffects::default();
+        let effect = || Held::Answer(Box::new(|| {}));
+        held.commit(BatchNumber(1));
+        held.commit(BatchNumber(2));
+        assert!(held.hold(BatchNumber(2), effect()).is_none());
+        assert!(held.hold(BatchNumber(3), effect()).is_none());
+        assert!(held.hold(BatchNumber(1), effect()).is_none());
+        assert_eq!(held.committed().len(), 1);
+        assert!(held.hold(BatchNumber(1), effect()).is_some());
+        assert!(held.hold(BatchNumber(2), effect()).is_none());
+        held.commit(BatchNumber(3));
+        assert_eq!(held.committed().len(), 2);
         assert_eq!(held.committed().len(), 1);
         assert!(held.is_empty());
     }

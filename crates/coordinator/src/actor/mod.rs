@@ -9,6 +9,7 @@ mod message;
 mod sessions;
 mod watchers;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub(crate) use message::{
 
 /// Messages that may wait in the inbox before senders do.
 pub(crate) const INBOX: usize = 8192;
+/// Batches that are with the store at once. It joins what waits, and need not wait in turn for the next
+/// while the actor is busy with what the last one let go.
+const MAX_COMMITTING: usize = 4;
 /// Messages that are taken in before effects are looked at.
 const TURN: usize = 1024;
 
@@ -58,7 +62,8 @@ pub(crate) struct Actor {
     sessions: Sessions,
     watchers: Watchers,
     held: HeldEffects,
-    committing: Option<oneshot::Receiver<Result<(), StoreError>>>,
+    /// The batches that are being committed, the oldest first.
+    committing: VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
     stopping: Option<Stopping>,
 }
 
@@ -101,7 +106,7 @@ impl Actor {
             sessions: Sessions::default(),
             watchers: Watchers::default(),
             held: HeldEffects::default(),
-            committing: None,
+            committing: VecDeque::new(),
             stopping: None,
         }
     }
@@ -117,7 +122,7 @@ impl Actor {
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
-                result = committed(&mut self.committing), if self.committing.is_some() => {
+                result = committed(&mut self.committing), if !self.committing.is_empty() => {
                     match result {
                         Ok(()) => self.committed(),
                         Err(error) => {
@@ -163,13 +168,13 @@ impl Actor {
     }
 
     fn commit(&mut self) {
-        if self.committing.is_some() {
+        if self.committing.len() == MAX_COMMITTING {
             return;
         }
         if let Some(gathered) = self.engine.take_batch() {
             self.watchers.commit(&gathered.entries);
             self.held.commit(gathered.number);
-            self.committing = Some(self.store.append(Batch {
+            self.committing.push_back(self.store.append(Batch {
                 definitions: gathered.definitions,
                 entries: gathered.entries,
             }));
@@ -177,7 +182,6 @@ impl Actor {
     }
 
     fn committed(&mut self) {
-        self.committing = None;
         let now = self.clock.now();
         self.watchers.committed();
         for effect in self.held.committed() {
@@ -476,7 +480,7 @@ impl Actor {
     /// it was told to stop first.
     async fn reload(&mut self, error: &StoreError) -> bool {
         tracing::error!(error = %error, "commit failed, reloading from the store");
-        self.committing = None;
+        self.committing.clear();
         self.held = HeldEffects::default();
         self.sessions.close_all(&Refused::Store);
         self.watchers.clear();
@@ -522,17 +526,22 @@ impl Actor {
 
     fn has_stopped(&self) -> bool {
         self.stopping.as_ref().is_some_and(|stopping| {
-            let settled = self.committing.is_none() && self.held.is_empty();
+            let settled = self.committing.is_empty() && self.held.is_empty();
             settled && (self.engine.load().leases == 0 || Instant::now() >= stopping.deadline)
         })
     }
 }
 
+/// Waits for the oldest batch.
 async fn committed(
-    receiver: &mut Option<oneshot::Receiver<Result<(), StoreError>>>,
+    committing: &mut VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
 ) -> Result<(), StoreError> {
-    match receiver {
-        Some(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
+    match committing.front_mut() {
+        Some(oldest) => {
+            let result = oldest.await.unwrap_or(Err(StoreError::Closed));
+            committing.pop_front();
+            result
+        }
         None => std::future::pending().await,
     }
 }

@@ -1,6 +1,6 @@
 //! Who follows which run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use levelflow_common::Timestamp;
 use levelflow_common::event::RunEvent;
@@ -19,8 +19,8 @@ pub(crate) const WATCH_BUFFER: usize = 1024;
 pub(crate) struct Watchers {
     watching: BTreeMap<RunNumber, Vec<mpsc::Sender<Watched>>>,
     waiting: BTreeMap<RunNumber, Vec<Waiter>>,
-    /// The batch that is being committed.
-    committing: Option<Committing>,
+    /// The batches that are being committed, the oldest first.
+    committing: VecDeque<Committing>,
 }
 
 /// What a batch is to watchers, until it is durable.
@@ -40,8 +40,8 @@ struct Waiter {
 impl Watchers {
     pub(crate) fn watch(&mut self, run: RunNumber) -> mpsc::Receiver<Watched> {
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
-        if let Some(committing) = &mut self.committing {
-            committing.joined.push(run);
+        if let Some(newest) = self.committing.back_mut() {
+            newest.joined.push(run);
         }
         self.watching.entry(run).or_default().push(sender);
         receiver
@@ -70,12 +70,12 @@ impl Watchers {
                 .filter(|entry| self.watching.contains_key(&entry.run));
             committing.entries = watched.cloned().collect();
         }
-        self.committing = Some(committing);
+        self.committing.push_back(committing);
     }
 
-    /// The batch is durable.
+    /// The oldest batch is durable.
     pub(crate) fn committed(&mut self) {
-        let committing = self.committing.take().unwrap_or_default();
+        let committing = self.committing.pop_front().unwrap_or_default();
         for entry in committing.entries {
             let run = entry.run;
             self.tell(run, || Watched::Records {

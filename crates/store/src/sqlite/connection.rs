@@ -26,12 +26,13 @@ pub(super) fn open_writer(path: &Arc<Path>) -> Result<Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
-    // Checkpoints are the writer's own business. No `mmap_size`: with it an I/O error is a SIGBUS.
+    // Transactions need not be synced: the log has what is in them until a checkpoint. Checkpoints are
+    // the filer's own business. No `mmap_size`: with it an I/O error is a SIGBUS.
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_BYTES};
              PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
+             PRAGMA synchronous = NORMAL;
              PRAGMA wal_autocheckpoint = 0;
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{WRITER_CACHE_KIB};"
@@ -39,6 +40,17 @@ pub(super) fn open_writer(path: &Arc<Path>) -> Result<Connection, StoreError> {
         .map_err(failed)?;
     migrate(&mut connection, path, migration::MIGRATIONS)?;
     Ok(connection)
+}
+
+/// Makes a change that is durable when this returns, with everything before it.
+pub(super) fn synced<T>(
+    connection: &Connection,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    let changed = change(connection);
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+    changed
 }
 
 /// Opens the database for reading beside the writer.

@@ -14,31 +14,43 @@ use levelflow_common::{RunId, Timestamp, WorkflowDigest};
 use levelflow_engine::RunNumber;
 use tokio::sync::{mpsc as channel, oneshot};
 
+use self::filer::Filer;
 use self::query::Database;
-use self::writer::{Append, Request, Writer};
+use self::writer::{Append, Place, Request, Writer};
 use crate::error::StoreError;
 use crate::lock::DirLock;
+use crate::log::sync_directory;
 use crate::port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
 
 mod column;
 mod connection;
+mod filer;
+mod filing_queue;
 mod prune;
 mod query;
 mod reader;
+mod sequences;
 mod write;
 mod writer;
 
 /// The name of the database in its data directory.
 pub const FILE_NAME: &str = "levelflow.db";
+/// The name of the directory of the log beside it. It is there while the store is open, and after a
+/// crash.
+pub const LOG_NAME: &str = "journal";
 
 /// How the store uses its machine.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Threads that read; at least one.
     pub readers: usize,
-    /// How long the write-ahead log may get, in bytes, before a commit waits until it is copied into
-    /// the database.
+    /// How long the write-ahead log of the database may get, in bytes, before it is copied into it.
     pub max_wal_bytes: u64,
+    /// How many bytes of commits may be in the log and not durable in the database before they are made
+    /// so; about as large the log gets.
+    pub max_log_bytes: u64,
+    /// How long one file of the log is.
+    pub segment_bytes: u64,
 }
 
 impl Default for Options {
@@ -46,6 +58,8 @@ impl Default for Options {
         Self {
             readers: 2,
             max_wal_bytes: 64 * 1024 * 1024,
+            max_log_bytes: 32 * 1024 * 1024,
+            segment_bytes: 2 * 1024 * 1024,
         }
     }
 }
@@ -75,6 +89,7 @@ struct Threads {
 #[derive(Debug)]
 struct Senders {
     writer: Sender<Request>,
+    filer: filer::Sender,
     reader: channel::Sender<reader::Job>,
 }
 
@@ -92,23 +107,41 @@ impl Sqlite {
         let (sender, requests) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let max_wal_pages = options.max_wal_bytes / u64::from(connection::PAGE_BYTES);
-        let writer = Writer::open(&path, requests, waiting.clone(), max_wal_pages)?;
+        let mut filer = Filer::open(&path, max_wal_pages, options.max_log_bytes)?;
+        let (to_filer, filer_queue) = filer::queue();
+        let place = Place {
+            directory: data_dir.join(LOG_NAME),
+            segment_bytes: options.segment_bytes,
+        };
+        let writer = Writer::open(
+            place,
+            requests,
+            waiting.clone(),
+            &mut filer,
+            to_filer.clone(),
+        )?;
         sync_directory(data_dir)?;
-        let (reader, readers) = reader::start(&path, options.readers.max(1))?;
+        let readers = options.readers.max(1);
+        let (reader, readers) = reader::start(&path, readers, &to_filer, &filer.filed())?;
+        let start = |name: &str| thread::Builder::new().name(name.to_owned());
+        let failed = |error| StoreError::io("start a thread to write", &path, error);
+        let files = start("store-filer")
+            .spawn(move || filer.run(&filer_queue))
+            .map_err(failed)?;
         let held = lock.clone();
-        let handle = thread::Builder::new()
-            .name("store-writer".to_owned())
+        let handle = start("store-writer")
             .spawn(move || {
-                writer.run();
+                writer.run(files);
                 // The directory stays locked until the last commit is done.
                 drop(held);
             })
-            .map_err(|error| StoreError::io("start a thread to write", &path, error))?;
+            .map_err(failed)?;
         Ok(Self {
             lock,
             threads: Mutex::new(Threads {
                 senders: Some(Senders {
                     writer: sender,
+                    filer: to_filer,
                     reader,
                 }),
                 writer: Some(handle),
@@ -169,7 +202,7 @@ impl Sqlite {
         let job: reader::Job = Box::new(move |database| {
             if !done.is_closed() {
                 // Who asked may have gone meanwhile.
-                let _ = done.send(question(database));
+                let _ = done.send(database.and_then(question));
             }
         });
         let lost = StoreError::ThreadLost { thread: "reader" };
@@ -179,13 +212,6 @@ impl Sqlite {
         drop(reader);
         answer.await.map_err(|_| lost)?
     }
-}
-
-/// Makes the names of new files durable.
-fn sync_directory(data_dir: &Path) -> Result<(), StoreError> {
-    fs::File::open(data_dir)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| StoreError::io("sync the directory", data_dir, error))
 }
 
 #[async_trait]
@@ -252,18 +278,19 @@ impl Store for Sqlite {
 
     async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let (done, answer) = oneshot::channel();
-        let lost = StoreError::ThreadLost { thread: "writer" };
         {
             let threads = self.threads();
             let senders = threads.senders.as_ref().ok_or(StoreError::Closed)?;
-            let request = Request::Prune {
+            let request = filer::Request::Prune {
                 ended_before,
                 limit,
                 done,
             };
-            senders.writer.send(request).map_err(|_| lost.clone())?;
+            senders.filer.request(request)?;
         }
-        answer.await.map_err(|_| lost)?
+        answer
+            .await
+            .map_err(|_| StoreError::ThreadLost { thread: "filer" })?
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -272,8 +299,8 @@ impl Store for Sqlite {
             return Ok(());
         };
         let lock = self.lock.clone();
-        // Dropping a sender lets its threads end after what they were sent. The writer is the last to
-        // close its connection, because only it can leave one whole file behind.
+        // Dropping a sender lets its threads end after what they were sent. The filer is the last to
+        // close its connection, because only it can leave one whole file behind; the writer waits for it.
         tokio::task::spawn_blocking(move || {
             drop(senders.reader);
             let mut result = Ok(());
@@ -282,7 +309,7 @@ impl Store for Sqlite {
                     result = Err(StoreError::ThreadLost { thread: "reader" });
                 }
             }
-            drop(senders.writer);
+            drop((senders.filer, senders.writer));
             if threads.writer.is_some_and(|writer| writer.join().is_err()) {
                 result = Err(StoreError::ThreadLost { thread: "writer" });
             }

@@ -195,6 +195,17 @@ impl Database<'_> {
         Ok(canonical.map(Bytes::from))
     }
 
+    /// The last commit that was filed.
+    pub(super) fn filed(&self) -> Result<u64, StoreError> {
+        let filed: i64 = self
+            .connection
+            .query_row("SELECT value FROM meta WHERE name = 'filed'", [], |row| {
+                row.get(0)
+            })
+            .map_err(|error| self.failed(error))?;
+        Ok(column::number(filed))
+    }
+
     /// What a coordinator starts from.
     pub(super) fn recovery(&self) -> Result<Recovery, StoreError> {
         let (epoch, last): (i64, Option<i64>) = self

@@ -1,88 +1,72 @@
-//! One transaction for a group of batches.
+//! One transaction for commits that are filed together.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use levelflow_common::{RunId, RunStatus, Timestamp};
-use levelflow_engine::{Entry, Fact, Progress, Record, RunNumber, Submitted};
+use bytes::Bytes;
+use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
+use levelflow_engine::{Progress, RunNumber, Submitted};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::column;
-use crate::codec::{self, Encoder};
+use crate::codec;
+use crate::commit::{Commit, CommittedEntry};
 use crate::error::StoreError;
-use crate::port::Batch;
 
-/// What a group does to the row of a run. A run that starts and ends in one group is written once.
+/// A journal row takes the records of further entries of its run up to so many bytes: who reads from
+/// the middle of a journal reads a whole row.
+const MAX_ROW_BYTES: usize = 256 * 1024;
+
+/// What commits do to the row of a run. A run that starts and ends in them is written once.
 #[derive(Default)]
 struct RunChange<'a> {
-    submitted: Option<(Timestamp, &'a Submitted)>,
+    submitted: Option<&'a (Timestamp, Arc<Submitted>)>,
     progress: Option<&'a Progress>,
 }
 
-/// Commits batches, all of them or none.
-pub(super) fn commit<'a>(
+/// Files commits, all of them or none.
+pub(super) fn file(
     connection: &mut Connection,
     path: &Arc<Path>,
-    encoder: &mut Encoder,
-    batches: impl Iterator<Item = &'a Batch> + Clone,
+    commits: &[Commit],
 ) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Commit {
-        path: path.clone(),
-        source: Arc::new(source),
-    };
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(failed)?;
-    write_definitions(&transaction, batches.clone()).map_err(failed)?;
-    let entries = batches.flat_map(|batch| &batch.entries);
-    let changes = write_journal(&transaction, encoder, entries).map_err(|(run, error)| {
-        if is_duplicate(&error) {
-            StoreError::Refused {
-                run,
-                problem: "its sequence does not follow the journal",
-            }
-        } else {
-            failed(error)
-        }
-    })?;
-    for (run, change) in changes {
-        let written = write_run(&transaction, run, &change).map_err(|error| {
-            if is_duplicate(&error) {
-                StoreError::Refused {
-                    run,
-                    problem: "its run is already known",
-                }
-            } else {
-                failed(error)
-            }
-        })?;
-        if written == 0 {
-            return Err(StoreError::Refused {
-                run,
-                problem: "its run is unknown",
-            });
-        }
-    }
-    transaction.commit().map_err(failed)
+    write(connection, commits).map_err(|error| StoreError::database("write", path, error))
 }
 
-fn is_duplicate(error: &rusqlite::Error) -> bool {
-    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
-
-    error.sqlite_error().is_some_and(|error| {
-        [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE].contains(&error.extended_code)
-    })
+fn write(connection: &mut Connection, commits: &[Commit]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    write_definitions(
+        &transaction,
+        commits.iter().flat_map(|commit| &commit.definitions),
+    )?;
+    let mut entries: Vec<_> = commits.iter().flat_map(|commit| &commit.entries).collect();
+    // The entries of a run stay in their order.
+    entries.sort_by_key(|entry| entry.run);
+    for of_run in entries.chunk_by(|a, b| a.run == b.run) {
+        write_journal(&transaction, of_run)?;
+        let change = RunChange {
+            submitted: of_run.iter().find_map(|entry| entry.submitted.as_ref()),
+            progress: of_run
+                .iter()
+                .rev()
+                .find_map(|entry| entry.progress.as_ref()),
+        };
+        if change.submitted.is_some() || change.progress.is_some() {
+            write_run(&transaction, of_run[0].run, &change)?;
+        }
+    }
+    if let Some(last) = commits.last() {
+        transaction
+            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'filed'")?
+            .execute([column::integer(last.number)])?;
+    }
+    transaction.commit()
 }
 
 fn write_definitions<'a>(
     transaction: &Transaction<'_>,
-    batches: impl Iterator<Item = &'a Batch>,
+    definitions: impl Iterator<Item = &'a (WorkflowDigest, Bytes)>,
 ) -> rusqlite::Result<()> {
-    let mut definitions = batches.flat_map(|batch| &batch.definitions).peekable();
-    if definitions.peek().is_none() {
-        return Ok(());
-    }
     let mut insert = transaction
         .prepare_cached("INSERT OR IGNORE INTO definitions (digest, canonical) VALUES (?1, ?2)")?;
     for (digest, canonical) in definitions {
@@ -91,44 +75,50 @@ fn write_definitions<'a>(
     Ok(())
 }
 
-fn write_journal<'a>(
+/// Writes the entries of one run, which follow one another, as few rows.
+fn write_journal(
     transaction: &Transaction<'_>,
-    encoder: &mut Encoder,
-    entries: impl Iterator<Item = &'a Entry>,
-) -> Result<BTreeMap<RunNumber, RunChange<'a>>, (RunNumber, rusqlite::Error)> {
-    let mut changes: BTreeMap<RunNumber, RunChange<'a>> = BTreeMap::new();
+    entries: &[&CommittedEntry],
+) -> rusqlite::Result<()> {
     let mut insert = transaction
-        .prepare_cached("INSERT INTO journal (run, first_sequence, records) VALUES (?1, ?2, ?3)")
-        .map_err(|error| (RunNumber::default(), error))?;
-    for entry in entries {
-        let records = encoder.encode(&entry.records);
-        insert
-            .execute(params![
-                column::integer(entry.run.0),
-                column::integer(entry.first_sequence),
-                records
-            ])
-            .map_err(|error| (entry.run, error))?;
-        if let Some(Record {
-            at,
-            fact: Fact::Submitted(submitted),
-        }) = entry.records.first()
-        {
-            changes.entry(entry.run).or_default().submitted = Some((*at, submitted));
+        .prepare_cached("INSERT INTO journal (run, first_sequence, records) VALUES (?1, ?2, ?3)")?;
+    let mut insert = |first: &CommittedEntry, records: &[u8]| {
+        insert.execute(params![
+            column::integer(first.run.0),
+            column::integer(first.first_sequence),
+            records
+        ])
+    };
+    let mut row = Vec::new();
+    let mut rest = entries;
+    while let [first, after @ ..] = rest {
+        let mut bytes = first.records.len();
+        let joined = after
+            .iter()
+            .take_while(|entry| {
+                bytes += entry.records.len();
+                bytes <= MAX_ROW_BYTES
+            })
+            .count();
+        if joined == 0 {
+            insert(first, &first.records)?;
+        } else {
+            row.clear();
+            for entry in &rest[..=joined] {
+                row.extend_from_slice(&entry.records);
+            }
+            insert(first, &row)?;
         }
-        if let Some(progress) = &entry.progress {
-            changes.entry(entry.run).or_default().progress = Some(progress);
-        }
+        rest = &after[joined..];
     }
-    Ok(changes)
+    Ok(())
 }
 
-/// Gives the number of rows that were written.
 fn write_run(
     transaction: &Transaction<'_>,
     run: RunNumber,
     change: &RunChange<'_>,
-) -> rusqlite::Result<usize> {
+) -> rusqlite::Result<()> {
     let number = column::integer(run.0);
     let progress = change.progress;
     let status = progress.map_or(RunStatus::Running, |progress| progress.status);
@@ -137,7 +127,7 @@ fn write_run(
     let failure = progress.and_then(|progress| progress.failure.as_ref());
     let failure = failure.map(codec::encode_failure);
     let Some((at, submitted)) = change.submitted else {
-        return transaction
+        transaction
             .prepare_cached(
                 "UPDATE runs SET status = ?2, finished_at = ?3, total = ?4, succeeded = ?5, \
                  failed = ?6, skipped = ?7, cancelled = ?8, failure = ?9 WHERE number = ?1",
@@ -152,7 +142,8 @@ fn write_run(
                 counts.skipped,
                 counts.cancelled,
                 failure,
-            ]);
+            ])?;
+        return Ok(());
     };
     let key = submitted.key.as_ref();
     let labels =
@@ -172,7 +163,7 @@ fn write_run(
             submitted.tenant,
             submitted.priority.as_str(),
             labels,
-            column::micros(at),
+            column::micros(*at),
             status.as_str(),
             finished_at.map(column::micros),
             counts.total,
@@ -185,5 +176,6 @@ fn write_run(
             key.map(|key| &key.key),
             key.map(|key| key.content),
             key.and_then(|key| key.expires_at).map(column::micros),
-        ])
+        ])?;
+    Ok(())
 }

@@ -1,34 +1,30 @@
-//! The thread that owns the writing connection.
+//! The thread that commits: it makes groups of batches durable in the log.
 
 use std::error::Error as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use levelflow_common::Timestamp;
 use levelflow_engine::Fact;
-use rusqlite::Connection;
-use rusqlite::hooks::Wal;
 use tokio::sync::oneshot;
 
-use super::query::Database;
-use super::{connection, prune, write};
+use super::filer::{self, Filed, Filer};
+use super::sequences::Sequences;
 use crate::codec::Encoder;
+use crate::commit::{self, Commit};
 use crate::error::StoreError;
+use crate::log::{HEADER_BYTES, Log};
 use crate::port::{Batch, Recovery};
 
 /// A commit takes what waits, up to so many entries ...
 const MAX_GROUP_ENTRIES: usize = 1_000;
 /// ... and about so many bytes of payload.
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
-
-/// How long nothing must be asked for before the write-ahead log is checkpointed.
-const IDLE: Duration = Duration::from_millis(200);
-/// A shorter log is not worth a checkpoint, in pages: 4 MiB.
-const IDLE_CHECKPOINT_PAGES: u64 = 256;
+/// Bytes of commits that may wait to be filed before the next commit waits for them.
+const MAX_UNFILED_BYTES: usize = 32 * 1024 * 1024;
 
 /// A batch with the way back to who appended it.
 pub(super) struct Append {
@@ -40,68 +36,67 @@ pub(super) struct Append {
 pub(super) enum Request {
     Append(Append),
     Recover(oneshot::Sender<Result<Recovery, StoreError>>),
-    Prune {
-        ended_before: Timestamp,
-        limit: usize,
-        done: oneshot::Sender<Result<usize, StoreError>>,
-    },
 }
 
 pub(super) struct Writer {
-    path: Arc<Path>,
-    connection: Connection,
+    log: Log,
+    place: Place,
     requests: Receiver<Request>,
     /// How many batches wait for their commit.
     waiting: Arc<AtomicUsize>,
     encoder: Encoder,
+    /// None until they were read from the database.
+    sequences: Option<Sequences>,
     /// Why the store takes no batches until it is recovered.
     suspended: Option<Arc<StoreError>>,
-    /// Pages in the write-ahead log after the last commit.
-    wal_pages: Arc<AtomicU64>,
-    max_wal_pages: u64,
+    filer: filer::Sender,
+    filed: Arc<Filed>,
+}
+
+/// Where the log is.
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
+    pub(super) segment_bytes: u64,
 }
 
 impl Writer {
+    /// Opens the log, and files what the database does not have yet. `filer` leads to the thread that
+    /// the filer will run in.
     pub(super) fn open(
-        path: &Arc<Path>,
+        place: Place,
         requests: Receiver<Request>,
         waiting: Arc<AtomicUsize>,
-        max_wal_pages: u64,
+        files: &mut Filer,
+        filer: filer::Sender,
     ) -> Result<Self, StoreError> {
-        let wal_pages = Arc::new(AtomicU64::new(0));
+        let filed = files.filed();
+        let log = place.open(files.last()?, |commit| {
+            filed.hand_over(commit.number);
+            files.file(&[commit]);
+            filed.failure().map_or(Ok(()), Err)
+        })?;
         Ok(Self {
-            connection: open(path, &wal_pages)?,
-            path: path.clone(),
+            log,
+            place,
             requests,
             waiting,
             encoder: Encoder::default(),
+            sequences: None,
             suspended: None,
-            wal_pages,
-            max_wal_pages,
+            filer,
+            filed,
         })
     }
 
-    /// Serves until every sender is gone and what they sent is done.
-    pub(super) fn run(mut self) {
+    /// Serves until every sender is gone and what they sent is done. `files` is the thread of the filer.
+    pub(super) fn run(mut self, files: JoinHandle<bool>) {
         let mut group = Vec::new();
         let mut next = None;
-        while let Some(request) = next.take().or_else(|| self.receive()) {
+        while let Some(request) = next.take().or_else(|| self.requests.recv().ok()) {
             match request {
                 Request::Append(append) => {
                     next = self.gather(append, &mut group);
                     self.commit(&mut group);
-                    self.bound_wal();
-                }
-                Request::Prune {
-                    ended_before,
-                    limit,
-                    done,
-                } => {
-                    let pruned = prune::prune(&mut self.connection, ended_before, limit)
-                        .map_err(|error| StoreError::database("write", &self.path, error));
-                    // Who asked may have gone; what was deleted is gone all the same.
-                    let _ = done.send(pruned);
-                    self.bound_wal();
                 }
                 Request::Recover(done) => {
                     // Who asked may have gone; the epoch is raised all the same.
@@ -109,20 +104,13 @@ impl Writer {
                 }
             }
         }
-        self.checkpoint();
-    }
-
-    /// The next request; uses the time for a checkpoint when none comes.
-    fn receive(&mut self) -> Option<Request> {
-        loop {
-            if self.wal_pages.load(Ordering::Relaxed) < IDLE_CHECKPOINT_PAGES {
-                return self.requests.recv().ok();
-            }
-            match self.requests.recv_timeout(IDLE) {
-                Ok(request) => return Some(request),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.checkpoint(),
-            }
+        let Self { log, filer, .. } = self;
+        drop(filer);
+        // A log whose commits are not all in the database is kept for the next start.
+        if files.join().is_ok_and(|is_complete| is_complete)
+            && let Err(error) = log.delete()
+        {
+            tracing::warn!(%error, "could not delete the log of a store that closes");
         }
     }
 
@@ -146,14 +134,17 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &mut Vec<Append>) {
+        if self.suspended.is_none()
+            && let Some(failure) = self.filed.failure()
+        {
+            self.suspended = Some(Arc::new(failure));
+        }
         let result = match &self.suspended {
             Some(source) => Err(StoreError::Suspended {
                 source: source.clone(),
             }),
             None => {
-                let batches = group.iter().map(|append| &append.batch);
-                let written =
-                    write::commit(&mut self.connection, &self.path, &mut self.encoder, batches);
+                let written = self.write(group);
                 if let Err(error) = &written {
                     let cause = error.source().map(tracing::field::display);
                     tracing::error!(%error, cause, "could not commit; the store is suspended");
@@ -169,53 +160,89 @@ impl Writer {
         }
     }
 
+    fn write(&mut self, group: &mut [Append]) -> Result<(), StoreError> {
+        if self.sequences.is_none() {
+            self.sequences = Some(Sequences::of(&self.read(false)?));
+        }
+        if let Some(sequences) = &mut self.sequences {
+            group
+                .iter()
+                .flat_map(|append| &append.batch.entries)
+                .try_for_each(|entry| sequences.follow(entry))?;
+        }
+        let mut frame = vec![0; HEADER_BYTES];
+        let batches = group.iter().map(|append| &append.batch);
+        let places = commit::encode(batches, &mut self.encoder, &mut frame);
+        if frame.len() == HEADER_BYTES {
+            return Ok(());
+        }
+        self.log.release(self.filed.durable())?;
+        let number = self.log.append(&mut frame)?;
+        let batches = group
+            .iter_mut()
+            .map(|append| std::mem::take(&mut append.batch));
+        let commit = Commit::new(number, batches, &Bytes::from(frame), places);
+        let waiting_bytes = self.filer.commit(commit)?;
+        self.filed.hand_over(number);
+        if waiting_bytes > MAX_UNFILED_BYTES {
+            // What it failed with is told to the next group: this one is durable.
+            let _ = self.ask(filer::Request::Flush)?;
+        }
+        Ok(())
+    }
+
     fn recover(&mut self) -> Result<Recovery, StoreError> {
-        if self.suspended.is_some() {
-            // A connection whose commit failed may be in any state.
-            self.connection = open(&self.path, &self.wal_pages)?;
+        if self.suspended.is_some() || self.filed.failure().is_some() {
+            let last = self.ask(filer::Request::Reopen)??;
+            let (filer, filed) = (&self.filer, &self.filed);
+            self.log = self.place.open(last, |commit| {
+                filed.hand_over(commit.number);
+                filer.commit(commit).map(|_| ())
+            })?;
         }
-        self.connection
-            .execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'", [])
-            .map_err(|error| StoreError::database("write", &self.path, error))?;
-        let recovery = Database {
-            connection: &self.connection,
-            path: &self.path,
-        }
-        .recovery()?;
+        let recovery = self.read(true)?;
+        self.sequences = Some(Sequences::of(&recovery));
         self.suspended = None;
         Ok(recovery)
     }
 
-    /// Keeps the write-ahead log short under load that leaves no idle time.
-    fn bound_wal(&mut self) {
-        if self.wal_pages.load(Ordering::Relaxed) >= self.max_wal_pages {
-            self.checkpoint();
-        }
+    fn read(&self, raise_epoch: bool) -> Result<Recovery, StoreError> {
+        self.ask(|done| filer::Request::Recover { raise_epoch, done })?
     }
 
-    /// Copies the write-ahead log into the database; the next commit then begins it anew. A failure
-    /// costs only space: the log is kept, and the next checkpoint tries again.
-    fn checkpoint(&mut self) {
-        self.wal_pages.store(0, Ordering::Relaxed);
-        let done = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        if let Err(error) = done {
-            tracing::warn!(%error, "could not checkpoint the store");
-        }
+    /// Asks the filer, and waits until it has done what came before.
+    fn ask<T>(
+        &self,
+        request: impl FnOnce(mpsc::Sender<T>) -> filer::Request,
+    ) -> Result<T, StoreError> {
+        let (done, answer) = mpsc::channel();
+        self.filer.request(request(done))?;
+        answer
+            .recv()
+            .map_err(|_| StoreError::ThreadLost { thread: "filer" })
     }
 }
 
-fn open(path: &Arc<Path>, wal_pages: &Arc<AtomicU64>) -> Result<Connection, StoreError> {
-    let mut connection = connection::open_writer(path)?;
-    let wal_pages = wal_pages.clone();
-    connection
-        .wal_hook(Some(move |_: &mut Wal, pages: i32| {
-            wal_pages.store(pages.unsigned_abs().into(), Ordering::Relaxed);
-            Ok(())
-        }))
-        .map_err(|error| StoreError::database("open", path, error))?;
-    Ok(connection)
+impl Place {
+    fn open(
+        &self,
+        last: u64,
+        mut each: impl FnMut(Commit) -> Result<(), StoreError>,
+    ) -> Result<Log, StoreError> {
+        Log::open(
+            &self.directory,
+            self.segment_bytes,
+            last,
+            |number, payload| {
+                let commit =
+                    Commit::decode(number, payload).map_err(|source| StoreError::FrameCorrupt {
+                        frame: number,
+                        source,
+                    });
+                each(commit?)
+            },
+        )
+    }
 }
 
 /// About how much memory a batch takes: the parts of it that may be large.

@@ -58,24 +58,28 @@ async fn a_database_of_a_newer_version_is_refused() {
     server.signal(Signal::SIGTERM);
     server.ended().await;
     let path = home.path(".local/share/levelflow/levelflow.db");
-    let set_version = |version: u32| {
+    // Gives the version that was there.
+    let set_version = |version: u32| -> u32 {
         let database = rusqlite::Connection::open(&path).unwrap();
+        let read = "SELECT value FROM meta WHERE name = 'schema_version'";
+        let before = database.query_row(read, [], |row| row.get(0)).unwrap();
         let update = "UPDATE meta SET value = ?1 WHERE name = 'schema_version'";
         assert_eq!(database.execute(update, [version]).unwrap(), 1);
+        before
     };
-    set_version(99);
+    let version = set_version(99);
     let ended = home.levelflow(&["dev", "--listen", "127.0.0.1:0"]).await;
     assert_eq!(ended.code, Some(2));
     assert_eq!(
         ended.stderr,
         format!(
             "error[store_too_new]: {} has schema version 99, but this version of Levelflow knows \
-             only 1; use the version that wrote it or a newer one\n  \
+             only {version}; use the version that wrote it or a newer one\n  \
              = help: use the newer version of levelflow, or another --data-dir\n",
             path.display()
         )
     );
-    set_version(1);
+    set_version(version);
     let (_server, client) = serve(&home, &[]).await;
     assert_eq!(
         client
