@@ -1,5 +1,6 @@
 //! Enumerations of the vocabulary as the numbers that stand for them on the wire.
 
+use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::{Dispatch, Durability};
 use levelflow_common::{Priority, RunStatus, TaskKind, TaskStatus};
 
@@ -68,6 +69,11 @@ enumeration!(RunStatus {
     Failed,
     Cancelled
 });
+enumeration!(BreakerStatus {
+    Closed,
+    Open,
+    HalfOpen
+});
 enumeration!(TaskStatus {
     Pending,
     Ready,
@@ -108,6 +114,7 @@ mod tests {
         reads_back(&TaskKind::ALL);
         reads_back(&RunStatus::ALL);
         reads_back(&TaskStatus::ALL);
+        reads_back(&BreakerStatus::ALL);
         reads_back(&[Durability::Strict, Durability::Relaxed]);
         reads_back(&[Dispatch::Ready, Dispatch::Level]);
     }

@@ -4,6 +4,7 @@
 //! Vocabulary to message is `From`; message to vocabulary is `TryFrom`, or `From` where nothing can be
 //! wrong. Where proto3 has no presence, an empty or zero field stands for one that was not given.
 
+mod breaker;
 mod definition;
 pub mod enumeration;
 pub mod error;

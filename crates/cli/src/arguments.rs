@@ -10,8 +10,8 @@ use levelflow_runtime::config::FILE_VARIABLE;
 
 use crate::client::Submission;
 use crate::command::{
-    cancel, completions, coordinator, dev, get, list, plan, resume, run, schema, submit, validate,
-    watch, why, worker,
+    breakers, cancel, completions, coordinator, dev, get, list, plan, resume, run, schema, submit,
+    validate, watch, why, worker,
 };
 use crate::settings::Flags;
 
@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Resume(resume::Arguments),
     Plan(plan::Arguments),
     Why(why::Arguments),
+    Breakers(breakers::Arguments),
     Validate(validate::Arguments),
     Schema(schema::Arguments),
     Completions(completions::Arguments),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use levelflow_common::event::RunUpdate;
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
-use levelflow_common::view::{RunSummary, RunView};
+use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
@@ -281,6 +281,36 @@ impl Client {
                 })
                 .collect(),
         })
+    }
+}
+
+/// Breakers of the coordinator.
+impl Client {
+    pub(crate) async fn breakers(&self) -> Result<Vec<BreakerView>, ApiError> {
+        let response = self
+            .service
+            .clone()
+            .list_breakers(v1::ListBreakersRequest {})
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        let breakers = response.breakers.into_iter().map(BreakerView::try_from);
+        breakers
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&error))
+    }
+
+    pub(crate) async fn reset_breaker(&self, upstream: String) -> Result<BreakerView, ApiError> {
+        self.service
+            .clone()
+            .reset_breaker(v1::ResetBreakerRequest { upstream })
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner()
+            .breaker
+            .ok_or_else(|| InvalidField::missing("breaker"))
+            .and_then(BreakerView::try_from)
+            .map_err(|error| unreadable(&error))
     }
 }
 

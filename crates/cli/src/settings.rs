@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use levelflow_common::HumanDuration;
 use levelflow_coordinator::{CoordinatorConfig, Listen, Storage};
+use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_worker::WorkerConfig;
@@ -54,6 +55,49 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) retention: HumanDuration,
     /// Threads that evaluate expressions; 0 for one per core.
     pub(crate) prepare_threads: usize,
+    /// The breakers of upstreams.
+    pub(crate) breaker: BreakerSettings,
+}
+
+/// The settings of breakers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BreakerSettings {
+    /// Failures in a row after which a breaker opens; 0 for no breakers.
+    pub(crate) failures: u32,
+    /// How long it stays open.
+    pub(crate) open_for: HumanDuration,
+    /// Attempts that may call the upstream at once while the breaker is half open.
+    pub(crate) probes: u32,
+    /// Successes that close it then.
+    pub(crate) successes: u32,
+    /// Upstreams that are known at once.
+    pub(crate) max_upstreams: usize,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        let policy = BreakerPolicy::default();
+        Self {
+            failures: policy.failures,
+            open_for: HumanDuration(policy.open_for),
+            probes: policy.probes,
+            successes: policy.successes,
+            max_upstreams: policy.max_upstreams,
+        }
+    }
+}
+
+impl BreakerSettings {
+    fn policy(&self) -> BreakerPolicy {
+        BreakerPolicy {
+            failures: self.failures,
+            open_for: self.open_for.0,
+            probes: self.probes,
+            successes: self.successes,
+            max_upstreams: self.max_upstreams,
+        }
+    }
 }
 
 impl CoordinatorSettings {
@@ -69,6 +113,7 @@ impl CoordinatorSettings {
             dedup_window: self.dedup_window.0,
             retention: (!self.retention.0.is_zero()).then_some(self.retention.0),
             prepare_threads: self.prepare_threads,
+            breaker: self.breaker.policy(),
         }
     }
 }
@@ -84,6 +129,7 @@ impl Default for CoordinatorSettings {
             dedup_window: HumanDuration(config.dedup_window),
             retention: HumanDuration(config.retention.unwrap_or_default()),
             prepare_threads: config.prepare_threads,
+            breaker: BreakerSettings::default(),
         }
     }
 }

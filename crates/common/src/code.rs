@@ -64,6 +64,8 @@ codes! {
     RunNotFound = "run_not_found", NotFound;
     /// No such task in the run.
     TaskNotFound = "task_not_found", NotFound;
+    /// No breaker is known for that upstream.
+    BreakerNotFound = "breaker_not_found", NotFound;
     /// The run has ended.
     RunEnded = "run_ended", Conflict;
     /// The run has not failed or been cancelled, so there is nothing to resume.

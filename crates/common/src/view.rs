@@ -1,4 +1,4 @@
-//! A run as clients see it.
+//! Runs and breakers as clients see them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -102,4 +102,49 @@ pub struct TaskView {
     pub failure: Option<Failure>,
     /// The run that computed the output, where it was kept from an earlier one.
     pub reused_from: Option<RunId>,
+}
+
+/// The breaker of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerView {
+    /// The upstream, such as `http:api.example.com:443`.
+    pub upstream: Arc<str>,
+    /// How it stands.
+    pub status: BreakerStatus,
+    /// Calls that failed in a row.
+    pub failures: u32,
+    /// When probes may start, while it is open.
+    pub probes_at: Option<Timestamp>,
+    /// Attempts that may be under way at once; none for any number.
+    pub limit: Option<u32>,
+    /// Attempts that are.
+    pub running: u32,
+    /// Tasks that wait to call it.
+    pub waiting: u32,
+}
+
+/// How a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerStatus {
+    /// The upstream may be called.
+    Closed,
+    /// It may not.
+    Open,
+    /// A few probes may call it.
+    HalfOpen,
+}
+
+impl BreakerStatus {
+    /// Every status.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// The word in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::limits;
+use levelflow_engine::BreakerPolicy;
 
 use crate::listen::Listen;
 
@@ -28,6 +29,8 @@ pub struct CoordinatorConfig {
     pub retention: Option<Duration>,
     /// Threads that evaluate expressions; 0 for one for each core.
     pub prepare_threads: usize,
+    /// When breakers of upstreams open and close.
+    pub breaker: BreakerPolicy,
 }
 
 /// Where runs are kept.
@@ -51,6 +54,7 @@ impl Default for CoordinatorConfig {
             dedup_window: limits::DEDUP_WINDOW,
             retention: Some(Duration::from_secs(30 * 24 * 3600)),
             prepare_threads: 0,
+            breaker: BreakerPolicy::default(),
         }
     }
 }
@@ -73,6 +77,19 @@ impl CoordinatorConfig {
         }
         if self.max_open_runs == 0 {
             return Some(("max_open_runs", "must be at least 1".to_owned()));
+        }
+        let breaker = &self.breaker;
+        if breaker.open_for.is_zero() {
+            return Some(("breaker.open_for", "must be longer than zero".to_owned()));
+        }
+        for (field, value) in [
+            ("breaker.probes", breaker.probes as usize),
+            ("breaker.successes", breaker.successes as usize),
+            ("breaker.max_upstreams", breaker.max_upstreams),
+        ] {
+            if value == 0 {
+                return Some((field, "must be at least 1".to_owned()));
+            }
         }
         None
     }

@@ -186,9 +186,10 @@ impl Engine {
 impl Engine {
     /// Why no more attempts may call an upstream now.
     fn why_held(&self, now: Timestamp, upstream: UpstreamKey) -> Reason {
-        let upstream = self.upstream_view(upstream);
+        let upstream = self.upstreams.get(upstream);
         let (name, running) = (&upstream.name, upstream.running);
-        match upstream.state {
+        let failures = upstream.breaker.failures();
+        match upstream.breaker.state() {
             BreakerState::Open { until } => reason(
                 "breaker_open",
                 format!(
@@ -202,11 +203,10 @@ impl Engine {
                     "its upstream `{name}` failed before: {running} attempts probe it, and the task is parked until they succeed"
                 ),
             ),
-            BreakerState::Closed if upstream.failures > 0 => reason(
+            BreakerState::Closed if failures > 0 => reason(
                 "upstream_failing",
                 format!(
-                    "the last {} calls to its upstream `{name}` failed: {running} attempts are under way, and no more are started until one succeeds",
-                    upstream.failures
+                    "the last {failures} calls to its upstream `{name}` failed: {running} attempts are under way, and no more are started until one succeeds"
                 ),
             ),
             BreakerState::Closed => reason(

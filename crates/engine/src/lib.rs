@@ -48,4 +48,3 @@ pub use explain::{Explanation, Reason};
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
 pub use rejection::Rejection;
 pub use run::{ReplayError, RunState};
-pub use upstream::UpstreamView;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use levelflow_common::view::{BreakerStatus, BreakerView};
 use levelflow_common::{Timestamp, UpstreamReport};
 use slab::Slab;
 
@@ -47,23 +48,6 @@ pub(crate) struct Upstreams {
     by_name: BTreeMap<Arc<str>, UpstreamKey>,
 }
 
-/// How an upstream stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamView {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its breaker.
-    pub state: BreakerState,
-    /// Calls that failed in a row.
-    pub failures: u32,
-    /// Attempts that may be under way at once; none for any number.
-    pub limit: Option<u32>,
-    /// Attempts that are.
-    pub running: u32,
-    /// Tasks that wait to call it.
-    pub waiting: usize,
-}
-
 impl Upstreams {
     pub(crate) fn new(policy: BreakerPolicy) -> Self {
         Self {
@@ -100,22 +84,28 @@ impl Upstream {
 }
 
 impl Engine {
-    /// The upstreams by name.
-    pub fn upstreams(&self) -> Vec<UpstreamView> {
+    /// The breakers by the names of their upstreams.
+    pub fn breakers(&self) -> Vec<BreakerView> {
         let keys = self.upstreams.by_name.values();
-        keys.map(|&key| self.upstream_view(key)).collect()
+        keys.map(|&key| self.breaker_view(key)).collect()
     }
 
-    pub(crate) fn upstream_view(&self, key: UpstreamKey) -> UpstreamView {
+    fn breaker_view(&self, key: UpstreamKey) -> BreakerView {
         let upstream = self.upstreams.get(key);
         let limit = upstream.breaker.limit(&self.upstreams.policy);
-        UpstreamView {
-            name: upstream.name.clone(),
-            state: upstream.breaker.state(),
+        let (status, probes_at) = match upstream.breaker.state() {
+            BreakerState::Closed => (BreakerStatus::Closed, None),
+            BreakerState::Open { until } => (BreakerStatus::Open, Some(until)),
+            BreakerState::HalfOpen { .. } => (BreakerStatus::HalfOpen, None),
+        };
+        BreakerView {
+            upstream: upstream.name.clone(),
+            status,
             failures: upstream.breaker.failures(),
+            probes_at,
             limit: (limit < u32::MAX).then_some(limit),
             running: upstream.running,
-            waiting: upstream.waiting(self),
+            waiting: upstream.waiting(self) as u32,
         }
     }
 
@@ -127,14 +117,14 @@ impl Engine {
             .map(|(_, it)| &it.name)
     }
 
-    /// Closes the breaker of an upstream by hand; how the upstream stands then, if it is known.
-    pub fn reset_breaker(&mut self, now: Timestamp, name: &str) -> Option<UpstreamView> {
+    /// Closes the breaker of an upstream by hand; how it stands then, if the upstream is known.
+    pub fn reset_breaker(&mut self, now: Timestamp, name: &str) -> Option<BreakerView> {
         let &key = self.upstreams.by_name.get(name)?;
         let breaker = &mut self.upstreams.all[key.0 as usize].breaker;
         let was_closed = breaker.state() == BreakerState::Closed;
         breaker.reset(now);
         self.breaker_changed(key, !was_closed);
-        Some(self.upstream_view(key))
+        Some(self.breaker_view(key))
     }
 
     /// The upstream of that name; none if there are no breakers, or more upstreams in use than are

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod breakers;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod coordinator;
@@ -37,6 +38,7 @@ impl Command {
             Self::Cancel(arguments) => arguments.connection.flags(flags),
             Self::Resume(arguments) => arguments.connection.flags(flags),
             Self::Why(arguments) => arguments.connection.flags(flags),
+            Self::Breakers(arguments) => arguments.connection.flags(flags),
             Self::Plan(_) | Self::Validate(_) | Self::Schema(_) | Self::Completions(_) => {}
         }
     }
@@ -65,6 +67,7 @@ impl Command {
             Self::Resume(arguments) => resume::execute(arguments, context).await,
             Self::Plan(arguments) => plan::execute(&arguments, context),
             Self::Why(arguments) => why::execute(arguments, context).await,
+            Self::Breakers(arguments) => breakers::execute(arguments, context).await,
             Self::Validate(arguments) => validate::execute(&arguments, context),
             Self::Schema(_) => schema::execute(context),
             Self::Completions(arguments) => completions::execute(&arguments, context),

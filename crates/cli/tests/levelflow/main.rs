@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod api;
+mod breakers;
 mod chain;
 mod client;
 mod crash_coordinator;
@@ -15,3 +16,4 @@ mod harness;
 mod offline;
 mod run;
 mod serve;
+mod upstream;

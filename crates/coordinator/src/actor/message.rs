@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::event::RunEvent;
-use levelflow_common::view::{RunSummary, RunView};
+use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submitted};
@@ -44,6 +44,15 @@ pub(crate) enum Message {
         task_id: String,
         item: Option<u32>,
         reply: oneshot::Sender<Result<Explanation, Rejection>>,
+    },
+    /// A client lists breakers.
+    Breakers {
+        reply: oneshot::Sender<Vec<BreakerView>>,
+    },
+    /// A client resets the breaker of an upstream; none if it is not known.
+    ResetBreaker {
+        upstream: String,
+        reply: oneshot::Sender<Option<BreakerView>>,
     },
     /// A client watches a run; none if it is not open.
     Watch {

@@ -267,6 +267,10 @@ impl Actor {
                 }),
                 Err(rejection) => drop(reply.send(Err(rejection))),
             },
+            Message::Breakers { reply } => drop(reply.send(self.engine.breakers())),
+            Message::ResetBreaker { upstream, reply } => {
+                let _ = reply.send(self.engine.reset_breaker(now, &upstream));
+            }
             Message::Watch { run_id, reply } => {
                 let number = self.engine.number(run_id);
                 let _ = reply.send(number.map(|number| self.watchers.watch(number)));

@@ -1,6 +1,7 @@
 //! The gRPC services. Each call turns wire messages into the vocabulary, asks the actor or the store,
 //! and turns the answer back.
 
+mod breakers;
 mod control;
 mod follow;
 mod listing;

@@ -117,4 +117,24 @@ impl WorkflowService for Workflows {
                 .collect(),
         }))
     }
+
+    async fn list_breakers(
+        &self,
+        _: Request<v1::ListBreakersRequest>,
+    ) -> Result<Response<v1::ListBreakersResponse>, Status> {
+        let breakers = self.0.breakers().await?;
+        Ok(Response::new(v1::ListBreakersResponse {
+            breakers: breakers.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn reset_breaker(
+        &self,
+        request: Request<v1::ResetBreakerRequest>,
+    ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
+        let breaker = self.0.reset_breaker(request.into_inner().upstream).await?;
+        Ok(Response::new(v1::ResetBreakerResponse {
+            breaker: Some(breaker.into()),
+        }))
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::view::BreakerStatus;
 use levelflow_common::{Code, Failure, RunId, RunStatus, UpstreamCall};
 use levelflow_engine::{BreakerPolicy, BreakerState, Config};
 use serde_json::{Value, json};
@@ -85,7 +86,7 @@ fn a_dead_upstream_gets_few_calls_and_all_tasks_succeed_when_it_heals() {
         let calls = pass(&mut shell, 60, false);
         assert!((1..=3).contains(&calls), "{calls} calls in minute {minute}");
     }
-    let waiting: usize = shell.engine.upstreams().iter().map(|it| it.waiting).sum();
+    let waiting: u32 = shell.engine.breakers().iter().map(|it| it.waiting).sum();
     let attempts = |shell: &Shell| -> u32 {
         let all = runs.iter();
         all.map(|&run| shell.state(run).tasks[0].attempts).sum()
@@ -99,7 +100,7 @@ fn a_dead_upstream_gets_few_calls_and_all_tasks_succeed_when_it_heals() {
         assert_eq!(shell.state(run).status, RunStatus::Succeeded);
     }
     assert_eq!(attempts(&shell), 500 + burned);
-    assert_eq!(shell.engine.upstreams()[0].state, BreakerState::Closed);
+    assert_eq!(shell.engine.breakers()[0].status, BreakerStatus::Closed);
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn a_cancel_ends_what_is_parked() {
     shell.cancel(run).unwrap();
     shell.settle();
     assert_eq!(shell.state(run).status, RunStatus::Cancelled);
-    assert_eq!(shell.engine.upstreams()[0].waiting, 9);
+    assert_eq!(shell.engine.breakers()[0].waiting, 9);
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn a_reset_lets_a_few_through_at_once() {
         None
     );
     let view = shell.engine.reset_breaker(shell.now, UPSTREAM).unwrap();
-    assert_eq!((view.state, view.limit), (BreakerState::Closed, Some(5)));
+    assert_eq!((view.status, view.limit), (BreakerStatus::Closed, Some(5)));
     shell.tick();
     shell.settle();
     assert_eq!(shell.attempts().len(), 5);
@@ -268,9 +269,9 @@ fn the_number_of_upstreams_is_bounded_and_those_in_use_stay() {
     }
     let names: Vec<Arc<str>> = shell
         .engine
-        .upstreams()
+        .breakers()
         .into_iter()
-        .map(|it| it.name)
+        .map(|it| it.upstream)
         .collect();
     assert_eq!(
         names.iter().map(|it| &**it).collect::<Vec<_>>(),
@@ -291,5 +292,5 @@ fn without_breakers_nothing_is_held_back() {
     shell.join(0).unwrap();
     many(&mut shell, 100);
     assert_eq!(shell.attempts().len(), 64);
-    assert_eq!(shell.engine.upstreams(), []);
+    assert_eq!(shell.engine.breakers(), []);
 }

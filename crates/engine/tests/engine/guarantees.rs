@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::Durability;
 use levelflow_common::{Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
 use levelflow_engine::event::SessionId;
 use levelflow_engine::record::SubmitKey;
-use levelflow_engine::{BreakerPolicy, BreakerState, Config, Definition, Event, Rejection};
+use levelflow_engine::{BreakerPolicy, Config, Definition, Event, Rejection};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -449,11 +450,11 @@ impl World {
             Step::Wait(millis) => shell.advance(Duration::from_millis(u64::from(millis))),
             Step::WaitForDeadline => self.wait_for_deadline(),
             Step::ResetBreaker(which) => {
-                let upstreams = shell.engine.upstreams();
+                let upstreams = shell.engine.breakers();
                 if !upstreams.is_empty() {
-                    let name = &which.get(&upstreams).name;
+                    let name = &which.get(&upstreams).upstream;
                     let reset = shell.engine.reset_breaker(shell.now, name).unwrap();
-                    assert_eq!(reset.state, BreakerState::Closed);
+                    assert_eq!(reset.status, BreakerStatus::Closed);
                     shell.engine.check_invariants();
                 }
             }
@@ -491,7 +492,7 @@ impl World {
         }
         let load = self.shell.engine.load();
         assert_eq!((load.open_runs, load.leases), (0, 0));
-        for upstream in self.shell.engine.upstreams() {
+        for upstream in self.shell.engine.breakers() {
             assert_eq!((upstream.running, upstream.waiting), (0, 0));
         }
     }

@@ -1,0 +1,133 @@
+//! A dead upstream under many tasks, as users see it.
+
+use std::time::Duration;
+
+use levelflow_common::{RunStatus, TaskStatus};
+use serde_json::{Value, json};
+
+use crate::client::{Client, eventually};
+use crate::harness::{Home, Running};
+use crate::upstream::Upstream;
+
+/// A run of that many tasks that call the upstream.
+fn flow(upstream: &Upstream, tasks: usize) -> Value {
+    json!({
+        "name": "calls",
+        "tasks": [{
+            "id": "call",
+            "type": "http",
+            "for_each": { "items": format!("${{{{ range({tasks}) | list }}}}") },
+            "with": { "url": format!("{}${{{{ item }}}}", upstream.url) },
+            "retry": { "initial": "10ms", "max_attempts": 20 },
+        }],
+    })
+}
+
+async fn serve(home: &Home, open_for: &str) -> (Running, Client) {
+    let mut command = home.command(&["dev", "--listen", "127.0.0.1:0", "--json"]);
+    command.env("LEVELFLOW_COORDINATOR__BREAKER__OPEN_FOR", open_for);
+    let (server, address) = Running::server(command).await;
+    (server, Client::connect(&address).await)
+}
+
+async fn breaker(home: &Home, upstream: &Upstream) -> Value {
+    let (code, answer) = home.json(&["breakers"]).await;
+    assert_eq!(code, Some(0), "{answer}");
+    let breakers = answer["breakers"].as_array().unwrap();
+    assert_eq!(breakers.len(), 1, "{answer}");
+    assert_eq!(breakers[0]["upstream"], upstream.name);
+    breakers[0].clone()
+}
+
+/// Waits until so many tasks wait for the breaker.
+async fn parked(home: &Home, upstream: &Upstream, tasks: usize) {
+    let all_wait = async || breaker(home, upstream).await["waiting"] == tasks;
+    eventually("all tasks are parked", all_wait).await;
+}
+
+/// Waits for the success of the run, and holds the attempts of its tasks against what reached the server.
+async fn check_end(client: &Client, run_id: &str, upstream: &Upstream, tasks: usize) {
+    client.ended(run_id).await;
+    let run = client.get(run_id).await.unwrap();
+    assert_eq!(run.summary.status, RunStatus::Succeeded, "{run:?}");
+    let items: Vec<_> = run.tasks.iter().filter(|it| it.item.is_some()).collect();
+    assert_eq!(items.len(), tasks);
+    assert!(items.iter().all(|it| it.status == TaskStatus::Succeeded));
+    let attempts: usize = items.iter().map(|it| it.attempts as usize).sum();
+    let (failed, served) = upstream.calls();
+    assert_eq!(served, tasks);
+    assert_eq!(
+        attempts,
+        served + failed,
+        "an attempt was used up without a call"
+    );
+}
+
+#[tokio::test]
+async fn five_hundred_tasks_wait_for_a_dead_upstream_until_it_is_back() {
+    const TASKS: usize = 500;
+    const OPEN_FOR: Duration = Duration::from_secs(2);
+    let home = Home::new();
+    let mut upstream = Upstream::start().await;
+    let (_server, client) = serve(&home, "2s").await;
+    let run_id = client.start(&flow(&upstream, TASKS)).await;
+    upstream.failed(5).await;
+    let is_open = async || breaker(&home, &upstream).await["status"] == "open";
+    eventually("the breaker is open", is_open).await;
+    assert_eq!(upstream.calls(), (5, 0), "more calls than open the breaker");
+    parked(&home, &upstream, TASKS).await;
+    let (_, why) = home.json(&["why", &run_id, "call", "--item", "499"]).await;
+    let reason = &why["tasks"][0]["reasons"][0];
+    assert_eq!(reason["code"], "breaker_open", "{why}");
+    assert!(reason["text"].as_str().unwrap().contains(&upstream.name));
+
+    // Each time that it is open for it lets at most three probes through after that.
+    upstream.failed(9).await;
+    let failed_at = upstream.failed_at();
+    for (probe, at) in failed_at[5..].iter().enumerate() {
+        let rounds = probe as u32 / 3 + 1;
+        let earliest = failed_at[0] + OPEN_FOR * rounds;
+        assert!(
+            *at >= earliest,
+            "probe {probe} came too early: {failed_at:?}"
+        );
+    }
+    upstream.heal();
+    check_end(&client, &run_id, &upstream, TASKS).await;
+    assert_eq!(breaker(&home, &upstream).await["status"], "closed");
+}
+
+#[tokio::test]
+async fn parked_tasks_outlive_a_crash_and_go_on_after_a_reset() {
+    const TASKS: usize = 50;
+    let home = Home::new();
+    let mut upstream = Upstream::start().await;
+    let (server, client) = serve(&home, "1h").await;
+    let run_id = client.start(&flow(&upstream, TASKS)).await;
+    upstream.failed(5).await;
+    parked(&home, &upstream, TASKS).await;
+    drop(client);
+    server.kill().await;
+
+    // What breakers know is not recorded: the upstream is found to be dead again.
+    let (_server, client) = serve(&home, "1h").await;
+    upstream.failed(10).await;
+    parked(&home, &upstream, TASKS).await;
+    assert_eq!(upstream.calls(), (10, 0));
+    assert_eq!(breaker(&home, &upstream).await["status"], "open");
+
+    upstream.heal();
+    let unknown = home
+        .levelflow(&["breakers", "reset", "http:unknown:80"])
+        .await;
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("breaker_not_found"),
+        "{}",
+        unknown.stderr
+    );
+    let reset = home.levelflow(&["breakers", "reset", &upstream.name]).await;
+    assert_eq!(reset.code, Some(0), "{}", reset.stderr);
+    assert!(reset.stdout.contains("closed"), "{}", reset.stdout);
+    check_end(&client, &run_id, &upstream, TASKS).await;
+}
