@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use levelflow_common::duration::{HumanDuration, InvalidDuration, LONGEST};
-use levelflow_common::retry::RetryPolicy;
+use levelflow_common::retry::{AttemptCode, RetryPolicy};
 use levelflow_common::workflow::{
     Edge, ForEach, InputSpec, InputType, Priority, Task, TaskKind, Timeouts, WorkerSelector,
     Workflow,
@@ -94,8 +94,14 @@ impl From<RetryPolicy> for v1::RetryPolicy {
             factor: policy.factor,
             max: Some(duration_message(policy.max)),
             jitter: Some(policy.jitter),
+            retryable: code_texts(&policy.retryable),
+            non_retryable: code_texts(&policy.non_retryable),
         }
     }
+}
+
+fn code_texts(codes: &[AttemptCode]) -> Vec<String> {
+    codes.iter().map(|code| code.as_str().to_owned()).collect()
 }
 
 impl From<Timeouts> for v1::Timeouts {
@@ -288,7 +294,26 @@ impl Reader {
                 .duration(&format!("{path}.max"), message.max)
                 .unwrap_or(default.max),
             jitter: message.jitter.unwrap_or(default.jitter),
+            retryable: self.codes(&format!("{path}.retryable"), &message.retryable),
+            non_retryable: self.codes(&format!("{path}.non_retryable"), &message.non_retryable),
         }
+    }
+
+    fn codes(&mut self, path: &str, texts: &[String]) -> Vec<AttemptCode> {
+        let mut codes = Vec::with_capacity(texts.len());
+        for (place, text) in texts.iter().enumerate() {
+            match AttemptCode::parse(text) {
+                Some(code) => codes.push(code),
+                None => self.report(
+                    format!("{path}[{place}]"),
+                    FieldProblem::UnknownWord {
+                        word: text.clone(),
+                        expected: "the code of a failure of an attempt, such as http_status",
+                    },
+                ),
+            }
+        }
+        codes
     }
 
     fn timeouts(&mut self, path: &str, message: &v1::Timeouts) -> Timeouts {
@@ -438,13 +463,22 @@ mod tests {
     }
 
     fn retry() -> impl Strategy<Value = RetryPolicy> {
-        (1..50_u32, duration(), 1.0..9.0, duration(), any::<bool>()).prop_map(
-            |(max_attempts, initial, factor, max, jitter)| RetryPolicy {
-                max_attempts,
-                initial,
-                factor,
-                max,
-                jitter,
+        let codes = || {
+            let all: Vec<_> = AttemptCode::all().collect();
+            prop::sample::subsequence(all, 0..3)
+        };
+        let limits = (1..50_u32, duration(), 1.0..9.0, duration(), any::<bool>());
+        (limits, codes(), codes()).prop_map(
+            |((max_attempts, initial, factor, max, jitter), retryable, non_retryable)| {
+                RetryPolicy {
+                    max_attempts,
+                    initial,
+                    factor,
+                    max,
+                    jitter,
+                    retryable,
+                    non_retryable,
+                }
             },
         )
     }
@@ -628,6 +662,7 @@ mod tests {
                     for_each: Some(v1::ForEach::default()),
                     retry: Some(v1::RetryPolicy {
                         initial: minute(-5, 0),
+                        non_retryable: vec!["run_timeout".to_owned(), "timeout".to_owned()],
                         ..Default::default()
                     }),
                     priority: -1,
@@ -652,6 +687,8 @@ mod tests {
                 "tasks[1].with: is not JSON: expected ident at line 1 column 2",
                 "tasks[1].for_each.items: is missing",
                 "tasks[1].retry.initial: `-5s` is negative; a duration is zero or more",
+                "tasks[1].retry.non_retryable[1]: `timeout` is unknown; \
+                 expected the code of a failure of an attempt, such as http_status",
                 "tasks[1].priority: -1 is not a value of this enumeration",
                 "outputs.url: is not JSON: EOF while parsing a value at line 1 column 0",
             ]

@@ -141,6 +141,21 @@ codes! {
     UpstreamFailed = "upstream_failed", Task;
 }
 
+impl Code {
+    /// Whether an attempt can fail with it, rather than a task, a run or a request.
+    pub const fn is_of_attempt(self) -> bool {
+        matches!(self.fault(), Fault::Task)
+            && !matches!(
+                self,
+                Self::ExpressionFailed
+                    | Self::QueueTimeout
+                    | Self::TotalTimeout
+                    | Self::Cancelled
+                    | Self::UpstreamFailed
+            )
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -100,7 +100,7 @@ impl Engine {
             return;
         }
         let retry = &state.definition.tasks[state.defined(task).0 as usize].retry;
-        let retry_at = if failure.retryable && lease.attempt < retry.max_attempts {
+        let retry_at = if retry.retries(lease.attempt, &failure) {
             let asked = failure.retry_after.map_or(Duration::ZERO, |wait| wait.0);
             let wait = retry.backoff(lease.attempt, self.jitter(lease));
             Some(now.saturating_add(wait.max(asked.min(MAX_RETRY_AFTER))))

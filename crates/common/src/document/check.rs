@@ -140,6 +140,22 @@ fn check_labels(labels: Option<&Node<'_>>, path: &Path<'_>, report: &mut Report)
     }
 }
 
+fn check_retry(retry: &Node<'_>, path: &Path<'_>, report: &mut Report) {
+    let path = path.key("non_retryable");
+    let retryable = list(retry.get("retryable"));
+    for (place, code) in list(retry.get("non_retryable")).iter().enumerate() {
+        let Some(text) = code.as_text() else {
+            continue;
+        };
+        if retryable.iter().any(|other| other.as_text() == Some(text)) {
+            report.add(&path.index(place), code.position, || {
+                let message = format!("`{text}` is both in `retryable` and in `non_retryable`");
+                (message, None)
+            });
+        }
+    }
+}
+
 fn check_default(spec: &Node<'_>, path: &Path<'_>, report: &mut Report) {
     let Some(default) = spec.get("default") else {
         return;
@@ -246,6 +262,9 @@ impl<'n> Check<'_, 'n> {
         let mut names = outer;
         if let Some(for_each) = task.get("for_each") {
             names.item = self.for_each(for_each, outer, &path.key("for_each"));
+        }
+        if let Some(retry) = task.get("retry") {
+            check_retry(retry, &path.key("retry"), self.report);
         }
         if let Some(worker) = task.get("worker") {
             let worker_path = path.key("worker");

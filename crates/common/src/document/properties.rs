@@ -3,11 +3,12 @@
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::{Index, subsequence};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::duration::HumanDuration;
-use crate::retry::RetryPolicy;
+use crate::retry::{AttemptCode, RetryPolicy};
 use crate::workflow::{
     Dispatch, Durability, Edge, ForEach, InputSpec, InputType, Priority, Task, TaskKind, Timeouts,
     WorkerSelector,
@@ -53,14 +54,30 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
         1.0..100.0,
         duration(),
         any::<bool>(),
+        attempt_codes(),
     )
-        .prop_map(|(max_attempts, initial, factor, max, jitter)| RetryPolicy {
-            max_attempts,
-            initial,
-            factor,
-            max,
-            jitter,
-        })
+        .prop_map(
+            |(max_attempts, initial, factor, max, jitter, (retryable, non_retryable))| {
+                RetryPolicy {
+                    max_attempts,
+                    initial,
+                    factor,
+                    max,
+                    jitter,
+                    retryable,
+                    non_retryable,
+                }
+            },
+        )
+}
+
+/// Two lists that have no code in common.
+fn attempt_codes() -> impl Strategy<Value = (Vec<AttemptCode>, Vec<AttemptCode>)> {
+    let codes: Vec<_> = AttemptCode::all().collect();
+    (subsequence(codes, 0..4), any::<Index>()).prop_map(|(mut codes, cut)| {
+        let others = codes.split_off(cut.index(codes.len() + 1));
+        (codes, others)
+    })
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {

@@ -136,7 +136,7 @@ fn keys_are_strict_everywhere() {
         messages(&task("  retry: { attempts: 3 }\n")),
         [
             "7:12: unknown key `attempts` (the keys here are `factor`, `initial`, `jitter`, `max`, \
-          `max_attempts`)"
+          `max_attempts`, `non_retryable`, `retryable`)"
         ]
     );
     assert_eq!(
@@ -179,6 +179,24 @@ tasks:
             "13:21: `tasks.q` is not defined",
             "13:21: `x` is not defined (the names here are `inputs`, `run`, `tasks`, `workflow`)",
         ]
+    );
+}
+
+#[test]
+fn codes_of_retries_are_known_and_not_in_both_lists() {
+    let lists =
+        "  retry: { retryable: [http_statu, http_failed], non_retryable: [queue_timeout] }\n";
+    let found = messages(&task(lists));
+    assert_eq!(
+        found[0],
+        "7:24: `retryable[0]` cannot be `http_statu` (did you mean `http_status`?)"
+    );
+    let start = "7:66: `non_retryable[0]` cannot be `queue_timeout` (";
+    assert!(found.len() == 2 && found[1].starts_with(start), "{found:?}");
+    let both = "  retry: { retryable: [http_failed], non_retryable: [run_timeout, http_failed] }\n";
+    assert_eq!(
+        messages(&task(both)),
+        ["7:67: `http_failed` is both in `retryable` and in `non_retryable`"]
     );
 }
 

@@ -115,6 +115,21 @@ fn a_permanent_failure_is_not_tried_again() {
 }
 
 #[test]
+fn listed_codes_decide_what_is_tried_again() {
+    let mut shell = Shell::with_worker(1);
+    let retry = json!({
+        "initial": "1s", "retryable": ["http_status"], "non_retryable": ["http_failed"],
+    });
+    let run = shell.run(&flow([task("a", &[], json!({ "retry": retry }))]));
+    shell.finish("a", Err(Failure::permanent(Code::HttpStatus, "404")));
+    assert_eq!(shell.status(run, "a"), TaskStatus::Backoff);
+    shell.pass(Duration::from_secs(1));
+    shell.finish("a", Err(Failure::retryable(Code::HttpFailed, "refused")));
+    assert_eq!(shell.status(run, "a"), TaskStatus::Failed);
+    assert_eq!(shell.state(run).tasks[0].attempts, 2);
+}
+
+#[test]
 fn refused_and_drained_attempts_do_not_count() {
     let mut shell = Shell::with_worker(1);
     let run = retried(&mut shell, false);
