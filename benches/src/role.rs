@@ -61,6 +61,7 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
         let worker = Worker::builder()
             .address(&arguments.address)
             .slots(arguments.slots)
+            .allow_http("127.0.0.1")
             .handler("noop", async |_: Context, (): ()| Ok::<_, HandlerError>(()))
             .handler("bytes", async |_: Context, length: usize| {
                 Ok::<_, HandlerError>("x".repeat(length))

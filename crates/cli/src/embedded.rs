@@ -36,12 +36,15 @@ impl Embedded {
         })
     }
 
-    /// Starts a worker beside it, which also runs programs: who starts one here can run them anyway.
+    /// Starts a worker beside it, which also runs programs and calls this machine: who starts one here
+    /// can do so anyway.
     pub(crate) fn start_worker(&mut self, settings: &Settings) -> Result<(), CliError> {
         let worker = Worker::builder()
             .config(settings.worker.clone())
             .channel(self.coordinator.channel())
             .allow_process(true)
+            .allow_http("127.0.0.0/8")
+            .allow_http("::1")
             .drain_timeout(self.grace)
             .build()?;
         let stop = CancellationToken::new();

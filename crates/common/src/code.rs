@@ -125,6 +125,8 @@ codes! {
     SqlUnavailable = "sql_unavailable", Task;
     /// A language model could not be asked, or its answer broke off or made no sense.
     ChatFailed = "chat_failed", Task;
+    /// The address that a task calls is not one that this worker may call.
+    EgressRefused = "egress_refused", Task;
     /// An attempt took too long.
     RunTimeout = "run_timeout", Task;
     /// No worker took the task in time.

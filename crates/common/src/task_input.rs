@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::duration::HumanDuration;
 
-/// `with` of an `http` task.
+/// `with` of an `http` task. Of `body`, `json`, `form` and `body_base64` at most one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpInput {
@@ -26,12 +26,47 @@ pub struct HttpInput {
     /// The body: text as it is, everything else as JSON.
     #[serde(default)]
     pub body: Option<Value>,
+    /// The body, sent as JSON also when it is text.
+    #[serde(default)]
+    pub json: Option<Value>,
+    /// The body: fields of a form, `application/x-www-form-urlencoded`.
+    #[serde(default)]
+    pub form: Option<BTreeMap<String, Value>>,
+    /// The body: bytes, in base64.
+    #[serde(default)]
+    pub body_base64: Option<String>,
     /// Statuses that count as success; by default 200 to 299.
     #[serde(default)]
     pub expect_status: Vec<u16>,
+    /// The most redirects that are followed; 5 by default, and none with 0.
+    #[serde(default)]
+    #[schemars(range(max = 20))]
+    pub redirects: Option<u32>,
+    /// How the body of the response is read.
+    #[serde(default)]
+    pub response: HttpResponse,
+    /// The most bytes that the body of the response may have, within the limit of outputs.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_response_bytes: Option<usize>,
     /// The longest that the exchange may take, within the timeout of the task.
     #[serde(default)]
     pub timeout: Option<HumanDuration>,
+}
+
+/// How the body of a response is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpResponse {
+    /// As JSON if its content type is JSON, and as text otherwise.
+    #[default]
+    Auto,
+    /// As JSON, whatever its content type.
+    Json,
+    /// As text.
+    Text,
+    /// As bytes, in base64.
+    Base64,
 }
 
 fn get() -> String {

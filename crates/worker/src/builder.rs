@@ -15,8 +15,8 @@ use crate::config::WorkerConfig;
 use crate::connection::Upstream;
 use crate::context::Context;
 use crate::error::WorkerError;
-use crate::executor::Executors;
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
+use crate::executor::{Executors, HttpConfig};
 use crate::handler_error::HandlerError;
 use crate::worker::Worker;
 
@@ -101,6 +101,21 @@ impl WorkerBuilder {
     #[must_use]
     pub fn allow_process(mut self, allow: bool) -> Self {
         self.config.allow_process = allow;
+        self
+    }
+
+    /// The settings of `http` tasks.
+    #[must_use]
+    pub fn http(mut self, config: HttpConfig) -> Self {
+        self.config.http = config;
+        self
+    }
+
+    /// Lets `http` tasks call a network, address or host that is not of the public internet, such as
+    /// `10.0.0.0/8`, `127.0.0.1:8080` or `db.internal`; may be called several times.
+    #[must_use]
+    pub fn allow_http(mut self, target: impl Into<String>) -> Self {
+        self.config.http.allow.push(target.into());
         self
     }
 
@@ -199,7 +214,7 @@ impl WorkerBuilder {
             None => Upstream::at(&config.address)?,
         };
         let handlers = place_handlers(handlers, &config)?;
-        let executors = Executors::new(handlers, config.allow_process);
+        let executors = Executors::new(handlers, &config)?;
         Ok(Worker::new(config, upstream, executors))
     }
 }

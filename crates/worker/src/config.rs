@@ -8,6 +8,7 @@ use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
+use crate::executor::HttpConfig;
 
 /// The most attempts that one worker runs at once.
 pub const MAX_SLOTS: usize = 65_536;
@@ -31,6 +32,8 @@ pub struct WorkerConfig {
     pub prefetch: usize,
     /// Whether it runs programs.
     pub allow_process: bool,
+    /// Tasks of type `http`.
+    pub http: HttpConfig,
     /// Threads for CPU-heavy handlers; 0 for one per core.
     pub cpu_threads: usize,
     /// The most blocking handlers at once.
@@ -55,6 +58,7 @@ impl Default for WorkerConfig {
             slots: 16,
             prefetch: 0,
             allow_process: false,
+            http: HttpConfig::default(),
             cpu_threads: 0,
             blocking_threads: 64,
             drain_timeout: HumanDuration(Duration::from_secs(30)),
@@ -71,20 +75,11 @@ impl WorkerConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), WorkerError> {
-        let in_range = |setting, value: usize, least: usize, most: usize| {
-            if (least..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(WorkerError::Setting {
-                    setting,
-                    problem: format!("is {value}; it may be {least} to {most}"),
-                })
-            }
-        };
         in_range("slots", self.slots, 1, MAX_SLOTS)?;
         in_range("prefetch", self.prefetch, 0, MAX_SLOTS)?;
         in_range("cpu_threads", self.cpu_threads, 0, 1024)?;
         in_range("blocking_threads", self.blocking_threads, 1, 4096)?;
+        self.http.validate()?;
         in_range("spool_outcomes", self.spool_outcomes, 1, 10_000_000)?;
         in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
@@ -104,6 +99,22 @@ impl WorkerConfig {
         }
         Ok(())
     }
+}
+
+/// Refuses a number that is out of its range.
+pub(crate) fn in_range(
+    setting: &'static str,
+    value: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), WorkerError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(WorkerError::Setting {
+        setting,
+        problem: format!("is {value}; it may be {least} to {most}"),
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +145,15 @@ mod tests {
         assert_eq!(
             problem(|config| config.id = "x".repeat(300)),
             "`id` is 300; it may be 0 to 256"
+        );
+        assert_eq!(
+            problem(|config| config.http.connections = 0),
+            "`http.connections` is 0; it may be 1 to 1000"
+        );
+        assert_eq!(
+            problem(|config| config.http.allow = vec!["http://x".to_owned()]),
+            "`http.allow` has `http://x`, which is no network, address or host, such as \
+             10.0.0.0/8 or example.com:8080"
         );
     }
 }

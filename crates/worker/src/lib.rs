@@ -53,7 +53,7 @@ pub use builder::WorkerBuilder;
 pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
-pub use executor::install_tls_provider;
+pub use executor::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use tokio_util::sync::CancellationToken;

@@ -12,7 +12,7 @@ use crate::builder::WorkerBuilder;
 use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Upstream, waits};
 use crate::error::WorkerError;
-use crate::executor::Executors;
+use crate::executor::{Executors, HttpPool};
 use crate::session::{Held, Session, SessionEnd};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -42,6 +42,11 @@ impl Worker {
     /// The name by which the coordinator knows the worker.
     pub fn id(&self) -> &str {
         &self.config.id
+    }
+
+    /// The connections of the worker's `http` tasks.
+    pub fn http_pool(&self) -> HttpPool {
+        self.executors.http_pool()
     }
 
     /// Runs until `shutdown` fires and the worker is drained. Connects, and connects again whenever

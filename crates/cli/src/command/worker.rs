@@ -31,6 +31,10 @@ pub(crate) struct Arguments {
     /// Run programs too, for everyone who can submit a workflow
     #[arg(long)]
     allow_process: bool,
+    /// A network, address or host that `http` tasks may call although it is not of the public internet,
+    /// such as 10.0.0.0/8 or db.internal:8080; may be given several times
+    #[arg(long = "allow-http", value_name = "TARGET")]
+    allow_http: Vec<String>,
 }
 
 impl Arguments {
@@ -41,6 +45,7 @@ impl Arguments {
         flags.list("worker.queues", &self.queues);
         flags.map("worker.labels", &self.labels);
         flags.switch("worker.allow_process", self.allow_process);
+        flags.list("worker.http.allow", &self.allow_http);
     }
 }
 

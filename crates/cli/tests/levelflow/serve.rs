@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::harness::{DEADLINE, Home, Running, lines};
@@ -143,6 +144,47 @@ async fn a_worker_in_another_process_does_the_work() {
     assert_eq!(worker.ended().await.code(), Some(0));
     coordinator.signal(Signal::SIGTERM);
     assert_eq!(coordinator.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_worker_calls_its_own_machine_only_when_it_is_told_to() {
+    let home = Home::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    home.file(
+        "flow.yaml",
+        format!("name: call\ntasks:\n  - {{ id: a, type: http, with: {{ url: 'http://{upstream}' }} }}\n"),
+    );
+    let (coordinator, address) = Running::serve(&home, &["coordinator"]).await;
+    let start = async |more: &[&str]| {
+        let arguments = [&["worker", "--address", &address, "--json"], more].concat();
+        let mut worker = Running::start(home.command(&arguments));
+        worker.line().await;
+        worker
+    };
+    let careful = start(&[]).await;
+    let (code, run) = home.json(&["submit", "flow.yaml", "--wait"]).await;
+    assert_eq!(code, Some(1), "{run}");
+    assert_eq!(run["tasks"][0]["failure"]["code"], "egress_refused");
+    assert_eq!(run["tasks"][0]["attempts"], 1);
+    careful.signal(Signal::SIGTERM);
+    assert_eq!(careful.ended().await.code(), Some(0));
+
+    let target = upstream.to_string();
+    let told = start(&["--allow-http", &target]).await;
+    let served = levelflow_runtime::task::spawn("upstream", async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\n\r\nhi")
+            .await
+            .unwrap();
+    });
+    let (code, run) = home.json(&["submit", "flow.yaml", "--wait"]).await;
+    assert_eq!(code, Some(0), "{run}");
+    served.await.unwrap();
+    told.kill().await;
+    coordinator.kill().await;
 }
 
 #[tokio::test]

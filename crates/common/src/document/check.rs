@@ -23,6 +23,8 @@ const NAMES: [&str; 4] = ["inputs", "run", "tasks", "workflow"];
 
 /// How a statement gets values.
 const PARAMS_HELP: &str = "write a parameter, such as `$1` or `?1`, and give its value in `params`";
+/// The keys of an `http` task that give its body.
+const HTTP_BODIES: [&str; 4] = ["body", "json", "form", "body_base64"];
 
 static INPUT_SHAPES: LazyLock<BTreeMap<TaskKind, Shape>> = LazyLock::new(|| {
     let shape = |kind| (kind, Shape::of_schema(&input_schema(kind)));
@@ -373,6 +375,7 @@ impl<'n> Check<'_, 'n> {
             TaskKind::Transform if is_map => self.transform(with, &path),
             TaskKind::Sql if is_map => self.sql(with, &path),
             TaskKind::Chat if is_map => self.chat(with, &path),
+            TaskKind::Http => self.http(with, &path),
             _ => {}
         }
     }
@@ -462,6 +465,19 @@ impl<'n> Check<'_, 'n> {
         for problem in problems {
             self.report
                 .add(path, with.position, || (problem.to_owned(), None));
+        }
+    }
+
+    fn http(&mut self, with: &Node<'_>, path: &Path<'_>) {
+        let bodies: Vec<_> = HTTP_BODIES
+            .into_iter()
+            .filter(|key| with.get(key).is_some())
+            .collect();
+        if let [first, second, ..] = bodies[..] {
+            self.report.add(path, with.position, || {
+                let message = format!("`{first}` and `{second}` exclude each other");
+                (message, None)
+            });
         }
     }
 

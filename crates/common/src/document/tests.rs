@@ -420,6 +420,17 @@ fn inputs_of_tasks_are_checked() {
         ]
     );
     assert_eq!(
+        second("http", "{ url: x, json: 1, form: { a: 1 }, redirects: 21 }"),
+        [
+            "6:9: `json` and `form` exclude each other",
+            "6:55: `redirects` must be between 0 and 20",
+        ]
+    );
+    assert_eq!(
+        second("http", "{ url: x, response: xml }"),
+        ["6:29: `response` cannot be `xml` (it must be one of `auto`, `json`, `text`, `base64`)"]
+    );
+    assert_eq!(
         second("process", "{ command: [] }"),
         ["6:20: `command` is empty"]
     );

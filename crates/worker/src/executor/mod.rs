@@ -1,4 +1,4 @@
-//! What runs attempts, one file a task type.
+//! What runs attempts, one module a task type.
 
 pub(crate) mod handler;
 mod http;
@@ -14,12 +14,14 @@ use levelflow_common::{AttemptResult, Code, Failure, TaskKind};
 use levelflow_proto::v1;
 
 use crate::attempt::{Job, catch_panic};
+use crate::config::WorkerConfig;
 use crate::context::Context;
+use crate::error::WorkerError;
 use crate::pace::Pace;
 use handler::Handler;
 use http::HttpExecutor;
 
-pub use http::install_tls_provider;
+pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
 
 /// The executors of a worker.
 pub(crate) struct Executors {
@@ -44,17 +46,25 @@ struct Entry {
 }
 
 impl Executors {
-    pub(crate) fn new(handlers: BTreeMap<String, Box<dyn Handler>>, allow_process: bool) -> Self {
+    pub(crate) fn new(
+        handlers: BTreeMap<String, Box<dyn Handler>>,
+        config: &WorkerConfig,
+    ) -> Result<Self, WorkerError> {
         let with_pace = |(name, handler)| {
             let pace = Arc::default();
             (name, Entry { handler, pace })
         };
-        Self {
+        Ok(Self {
             handlers: handlers.into_iter().map(with_pace).collect(),
-            http: HttpExecutor::default(),
-            allow_process,
+            http: HttpExecutor::new(config.http.clone())?,
+            allow_process: config.allow_process,
             paces: Paces::default(),
-        }
+        })
+    }
+
+    /// The connections of `http` tasks.
+    pub(crate) fn http_pool(&self) -> HttpPool {
+        self.http.pool()
     }
 
     /// The task types that run here, `handler` excepted.

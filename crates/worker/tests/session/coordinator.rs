@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use levelflow_proto::{PROTOCOL_VERSION, v1};
-use levelflow_worker::{CancellationToken, Worker, WorkerBuilder, WorkerError};
+use levelflow_worker::{CancellationToken, HttpPool, Worker, WorkerBuilder, WorkerError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -213,14 +213,20 @@ pub(crate) fn attempt(token: u64, handler: &str, input: &str) -> v1::Attempt {
 /// A worker that runs beside the test.
 pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
+    pub(crate) http_pool: HttpPool,
     ended: JoinHandle<Result<(), WorkerError>>,
 }
 
 impl Running {
     pub(crate) fn start(worker: Worker) -> Self {
         let shutdown = CancellationToken::new();
+        let http_pool = worker.http_pool();
         let ended = levelflow_runtime::task::spawn("worker", worker.run(shutdown.clone()));
-        Self { shutdown, ended }
+        Self {
+            shutdown,
+            http_pool,
+            ended,
+        }
     }
 
     pub(crate) async fn ended(self) -> Result<(), WorkerError> {
