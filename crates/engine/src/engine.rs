@@ -159,7 +159,11 @@ impl Engine {
                 session,
                 running,
                 progressed,
-            } => self.heartbeat(now, session, &running, &progressed),
+                calls,
+            } => {
+                self.heartbeat(now, session, &running, &progressed);
+                self.calls_went_on(now, session, calls);
+            }
             Event::Tick => self.tick(now),
         }
         Ok(())

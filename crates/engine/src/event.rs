@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    AttemptResult, Failure, FencingToken, RunId, TaskKind, UpstreamReport, WorkerId,
+    AttemptResult, Failure, FencingToken, RunId, TaskKind, UpstreamCall, UpstreamReport, WorkerId,
 };
 
 use crate::definition::Definition;
@@ -122,6 +122,8 @@ pub enum Event {
         running: Vec<FencingToken>,
         /// Those that reported progress since the last heartbeat.
         progressed: Vec<FencingToken>,
+        /// Calls to upstreams that ended since the last heartbeat, of attempts that go on.
+        calls: Vec<(FencingToken, UpstreamCall)>,
     },
     /// Time passed.
     Tick,

@@ -34,7 +34,7 @@ impl Engine {
         };
         let (key, task) = (lease.run, lease.task);
         if let Some(report) = upstreams {
-            self.calls_ended(now, &lease, report);
+            self.calls_ended(now, lease.passed, &report.calls);
             if result.is_err()
                 && let Some(upstream) = &report.parked_on
             {

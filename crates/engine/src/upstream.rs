@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use levelflow_common::view::{BreakerStatus, BreakerView};
-use levelflow_common::{Timestamp, UpstreamReport};
+use levelflow_common::{FencingToken, Timestamp, UpstreamCall};
 use slab::Slab;
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Period};
 use crate::command::{BatchNumber, Command};
 use crate::engine::Engine;
+use crate::event::SessionId;
 use crate::lane::{Hold, LaneId};
-use crate::lease::Lease;
 use crate::timer::Timer;
 
 /// An upstream in the memory of one engine. It is not forgotten while a task waits for it or calls it.
@@ -234,16 +234,36 @@ impl Engine {
         self.update_holds(passed.upstream);
     }
 
-    /// Takes in what an attempt tells of the upstreams that it called.
-    pub(crate) fn calls_ended(&mut self, now: Timestamp, lease: &Lease, report: &UpstreamReport) {
-        for call in &report.calls {
+    /// Takes in calls that ended while their attempts go on.
+    pub(crate) fn calls_went_on(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        calls: Vec<(FencingToken, UpstreamCall)>,
+    ) {
+        for (token, call) in calls {
+            if let Some(lease) = self.leases.get(token)
+                && self.workers.get(lease.worker).session == Some(session)
+            {
+                self.calls_ended(now, lease.passed, std::slice::from_ref(&call));
+            }
+        }
+    }
+
+    /// Takes in how calls of an attempt ended.
+    pub(crate) fn calls_ended(
+        &mut self,
+        now: Timestamp,
+        passed: Option<Passed>,
+        calls: &[UpstreamCall],
+    ) {
+        for call in calls {
             let Some(key) = self.intern_upstream(now, &call.upstream) else {
                 continue;
             };
             let policy = &self.upstreams.policy;
             let breaker = &mut self.upstreams.all[key.0 as usize].breaker;
-            let period = lease
-                .passed
+            let period = passed
                 .filter(|passed| passed.upstream == key)
                 .map(|passed| passed.period);
             let changed = breaker.record(now, policy, period, call.failed);

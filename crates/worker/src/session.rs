@@ -247,6 +247,7 @@ impl<'a> Session<'a> {
             running: self.held.slots.tokens().collect(),
             progressed: self.held.slots.take_progressed(),
             resident_bytes: resident_bytes(),
+            calls: self.held.slots.take_ended_calls(),
         });
         let credits = if self.may_grant() {
             self.held.slots.grant()

@@ -204,6 +204,16 @@ impl Slots {
         running.map(|(&token, _)| token).chain(queued)
     }
 
+    /// The calls to upstreams that ended since the last call, of attempts that run.
+    pub(crate) fn take_ended_calls(&self) -> Vec<v1::AttemptCall> {
+        let mut ended = Vec::new();
+        for (&token, running) in &self.running {
+            let calls = running.state.calls.take_ended().into_iter().map(Some);
+            ended.extend(calls.map(|call| v1::AttemptCall { token, call }));
+        }
+        ended
+    }
+
     /// Tokens of the attempts that reported progress since the last call.
     pub(crate) fn take_progressed(&self) -> Vec<u64> {
         let running = self.running.iter();

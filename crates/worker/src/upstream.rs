@@ -51,7 +51,8 @@ pub struct BreakerOpen {
     pub upstream: String,
 }
 
-/// A call to an upstream that is under way: say how it ended. A call of which nothing is said counts
+/// A call to an upstream that is under way: say how it ended, and say it as soon as that is known; the
+/// coordinator is told while the attempt goes on. A call of which nothing is said counts
 /// only if the attempt ran out of time meanwhile, and then against the upstream.
 #[derive(Debug)]
 #[must_use = "the breaker learns only from calls whose end is told"]
@@ -93,6 +94,7 @@ enum Verdict {
     UnderWay,
     Succeeded,
     Failed,
+    /// Nothing, or it was told.
     Unknown,
 }
 
@@ -109,6 +111,23 @@ struct CallsMade {
 impl Calls {
     fn lock(&self) -> MutexGuard<'_, CallsMade> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calls that ended since this was last asked.
+    pub(crate) fn take_ended(&self) -> Vec<v1::UpstreamCall> {
+        let mut calls = self.lock();
+        let mut ended = Vec::new();
+        for (upstream, verdict) in &mut calls.made {
+            let failed = match verdict {
+                Verdict::Succeeded => false,
+                Verdict::Failed => true,
+                Verdict::UnderWay | Verdict::Unknown => continue,
+            };
+            *verdict = Verdict::Unknown;
+            let upstream = upstream.clone();
+            ended.push(v1::UpstreamCall { upstream, failed });
+        }
+        ended
     }
 
     /// Adds what is known of the calls to the outcome of the attempt.

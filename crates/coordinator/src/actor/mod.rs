@@ -364,6 +364,7 @@ impl Actor {
                 session,
                 running: tokens(heartbeat.running),
                 progressed: tokens(heartbeat.progressed),
+                calls: attempt_calls(heartbeat.calls),
             };
             self.handle(now, event);
         }
@@ -550,6 +551,19 @@ async fn committed(
     }
 }
 
+/// The calls that a heartbeat tells of, within bounds.
+fn attempt_calls(calls: Vec<v1::AttemptCall>) -> Vec<(FencingToken, UpstreamCall)> {
+    let read = |told: v1::AttemptCall| Some((FencingToken(told.token), upstream_call(told.call?)?));
+    calls.into_iter().filter_map(read).collect()
+}
+
+fn upstream_call(call: v1::UpstreamCall) -> Option<UpstreamCall> {
+    is_name(&call.upstream).then_some(UpstreamCall {
+        upstream: call.upstream,
+        failed: call.failed,
+    })
+}
+
 /// What an outcome tells of upstreams, within bounds; none if that is nothing.
 fn upstream_report(calls: Vec<v1::UpstreamCall>, parked_on: String) -> Option<Box<UpstreamReport>> {
     if calls.is_empty() && parked_on.is_empty() {
@@ -557,12 +571,8 @@ fn upstream_report(calls: Vec<v1::UpstreamCall>, parked_on: String) -> Option<Bo
     }
     let calls = calls
         .into_iter()
-        .filter(|call| is_name(&call.upstream))
+        .filter_map(upstream_call)
         .take(MAX_UPSTREAMS_PER_ATTEMPT)
-        .map(|call| UpstreamCall {
-            upstream: call.upstream,
-            failed: call.failed,
-        })
         .collect();
     let parked_on = Some(parked_on).filter(|upstream| is_name(upstream));
     Some(Box::new(UpstreamReport { calls, parked_on }))

@@ -115,6 +115,21 @@ fn an_upstream_that_hangs_holds_no_more_slots_than_calls_open_its_breaker() {
 }
 
 #[test]
+fn an_answer_counts_while_its_attempt_goes_on() {
+    let mut shell = shell(64);
+    many(&mut shell, 100);
+    let (worker, token) = shell.attempts()[0];
+    let call = UpstreamCall {
+        upstream: UPSTREAM.to_owned(),
+        failed: false,
+    };
+    shell.answered = vec![(token, call)];
+    shell.heartbeat(worker);
+    shell.settle();
+    assert_eq!(shell.attempts().len(), 64);
+}
+
+#[test]
 fn other_tasks_go_on_while_an_upstream_is_dead() {
     let mut shell = shell(2);
     many(&mut shell, 50);

@@ -38,6 +38,8 @@ pub(crate) struct Shell {
     pub(crate) answers: BTreeMap<ReplyId, Answer>,
     /// What was last told of each breaker.
     pub(crate) breakers: BTreeMap<Arc<str>, BreakerState>,
+    /// What the next heartbeat tells of upstreams.
+    pub(crate) answered: Vec<(FencingToken, UpstreamCall)>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
     requests: BTreeMap<ReplyId, Request>,
     committing: VecDeque<Gathered>,
@@ -68,6 +70,7 @@ impl Shell {
             numbers: BTreeMap::new(),
             answers: BTreeMap::new(),
             breakers: BTreeMap::new(),
+            answered: Vec::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
             committing: VecDeque::new(),
@@ -548,6 +551,7 @@ impl Shell {
                 session,
                 running,
                 progressed,
+                calls: std::mem::take(&mut self.answered),
             };
             self.event(event).unwrap();
         }

@@ -82,6 +82,27 @@ async fn a_call_that_an_attempt_waits_for_until_it_times_out_has_failed() {
 }
 
 #[tokio::test]
+async fn heartbeats_tell_of_calls_that_ended_while_the_attempt_goes_on() {
+    let (mut session, _worker) = session(calling).await;
+    let calls = r#"[["a","ok"],["b","failed"],["c","never"]]"#;
+    session.dispatch(vec![attempt(3, "call", calls)]).await;
+    let tells = |session: &Session| {
+        let heartbeat = session.heartbeat.as_ref();
+        heartbeat.is_some_and(|heartbeat| !heartbeat.calls.is_empty())
+    };
+    session.until(tells).await;
+    let told = session.heartbeat.take().unwrap().calls;
+    let told: Vec<_> = told
+        .iter()
+        .map(|told| (told.token, told.call.as_ref().unwrap()))
+        .map(|(token, call)| (token, &*call.upstream, call.failed))
+        .collect();
+    assert_eq!(told, [(3, "a", false), (3, "b", true)]);
+    session.cancel(3).await;
+    assert_eq!(session.outcome().await.calls, [], "they were told before");
+}
+
+#[tokio::test]
 async fn an_upstream_whose_breaker_is_open_is_not_called() {
     let (mut session, _worker) = session(calling).await;
     let calls = r#"[["up","ok"],["down","ok"]]"#;
