@@ -3,6 +3,7 @@
 mod cargo;
 mod instructions;
 mod layers;
+mod servers;
 mod test;
 mod workspace;
 
@@ -24,6 +25,13 @@ struct Arguments {
 enum Command {
     /// Run every check and every test, in the order in which they are quick to fail.
     Test,
+    /// Run a command beside the servers that tests need: `cargo xtask servers -- cargo nextest run -p
+    /// levelflow-worker`.
+    Servers {
+        /// The command.
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Check which crate uses which against the table of layers.
     CheckLayers,
     /// Compare the instructions that fixed workloads take with the counts in benches/instructions.txt.
@@ -37,6 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => test::run(),
+        Command::Servers { command } => servers::run(&command),
         Command::CheckLayers => layers::check(),
         Command::Instructions { accept: false } => instructions::check(),
         Command::Instructions { accept: true } => instructions::accept(),

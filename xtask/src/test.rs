@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo;
 use crate::instructions;
 use crate::layers;
+use crate::servers::Servers;
 use crate::workspace::Workspace;
 
 /// One step.
@@ -21,6 +22,7 @@ struct Step {
 
 enum Action {
     Run(Command),
+    RunWithServers(Command),
     CheckLayers,
     CountInstructions,
 }
@@ -86,7 +88,7 @@ fn steps() -> Vec<Step> {
         },
         Step {
             name: "tests",
-            action: Action::Run(tests()),
+            action: Action::RunWithServers(tests()),
             advice: "the runner names the failed tests above",
         },
         Step {
@@ -137,20 +139,27 @@ impl Action {
         match self {
             Self::CheckLayers => layers::check(),
             Self::CountInstructions => instructions::check(),
-            Self::Run(command) => {
-                let line = line(command);
-                println!("$ {line}");
-                let status = command
-                    .current_dir(root)
-                    .status()
-                    .with_context(|| format!("cannot start `{line}`"))?;
-                if !status.success() {
-                    bail!("`{line}` ended with {status}");
-                }
-                Ok(())
+            Self::Run(command) => run_command(command, root),
+            Self::RunWithServers(command) => {
+                let servers = Servers::start()?;
+                servers.tell(command);
+                run_command(command, root)
             }
         }
     }
+}
+
+fn run_command(command: &mut Command, root: &Path) -> Result<()> {
+    let line = line(command);
+    println!("$ {line}");
+    let status = command
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` ended with {status}");
+    }
+    Ok(())
 }
 
 /// The command as one would type it.

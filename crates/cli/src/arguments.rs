@@ -147,6 +147,23 @@ impl SlotsArgument {
     }
 }
 
+/// The databases that a worker can ask.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgument {
+    /// A database that `sql` tasks can name, such as reports=sqlite:reports.db; may be given several
+    /// times. An address with a password is better kept in the configuration file or the environment
+    #[arg(long = "connection", value_name = "NAME=URL", value_parser = pair)]
+    connections: Vec<(String, String)>,
+}
+
+impl ConnectionsArgument {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        for (name, url) in &self.connections {
+            flags.text(&format!("worker.connections.{name}.url"), Some(url));
+        }
+    }
+}
+
 /// The file of a workflow.
 #[derive(Debug, Args)]
 pub(crate) struct FileArgument {

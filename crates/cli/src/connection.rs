@@ -61,7 +61,7 @@ impl Connection {
     ) -> Result<Self, CliError> {
         let mut embedded = Embedded::start(settings, data_dir, None).await?;
         if work == Work::Do {
-            embedded.start_worker(settings)?;
+            embedded.start_worker(settings, data_dir)?;
         }
         Ok(Self {
             client: embedded.client(),

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use levelflow_coordinator::{Coordinator, Listen, Storage};
 use levelflow_runtime::task;
-use levelflow_worker::{Worker, WorkerError};
+use levelflow_worker::{SqlConnection, Worker, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::error::CliError;
 use crate::settings::Settings;
+
+/// The database that a worker in this process has without any configuration: a SQLite file beside the
+/// runs.
+pub(crate) const LOCAL_CONNECTION: &str = "local";
 
 /// A coordinator, and where it is wanted a worker, in this process.
 pub(crate) struct Embedded {
@@ -38,9 +42,21 @@ impl Embedded {
 
     /// Starts a worker beside it, which also runs programs and calls this machine: who starts one here
     /// can do so anyway.
-    pub(crate) fn start_worker(&mut self, settings: &Settings) -> Result<(), CliError> {
+    pub(crate) fn start_worker(
+        &mut self,
+        settings: &Settings,
+        data_dir: &Path,
+    ) -> Result<(), CliError> {
+        let mut config = settings.worker.clone();
+        config
+            .connections
+            .entry(LOCAL_CONNECTION.to_owned())
+            .or_insert_with(|| {
+                let file = data_dir.join("local.db");
+                SqlConnection::at(format!("sqlite:{}", file.display()))
+            });
         let worker = Worker::builder()
-            .config(settings.worker.clone())
+            .config(config)
             .channel(self.coordinator.channel())
             .allow_process(true)
             .allow_http("127.0.0.0/8")

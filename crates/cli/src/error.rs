@@ -89,6 +89,14 @@ pub(crate) enum CliError {
         /// What it has.
         known: Vec<String>,
     },
+    /// A task asks a database that is not configured.
+    #[error("task `{task}` asks the database `{name}`, which is not configured")]
+    NoConnection {
+        /// The task.
+        task: String,
+        /// The database.
+        name: String,
+    },
     /// The signal handlers could not be installed.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -117,7 +125,7 @@ impl CliError {
             Self::Start(error) => error.code(),
             Self::Worker(error) => error.code(),
             Self::DataDirInUse { .. } => Code::DataDirLocked,
-            Self::NoDataDir => Code::ConfigInvalid,
+            Self::NoDataDir | Self::NoConnection { .. } => Code::ConfigInvalid,
             Self::Signals(_) | Self::Threads(_) | Self::Output(_) | Self::Json(_) => Code::Internal,
         }
     }
@@ -139,6 +147,12 @@ impl CliError {
             }
             (Self::NoOutput { known, .. }, _) => {
                 return Some(format!("its outputs are {}", known.join(", ")));
+            }
+            (Self::NoConnection { name, .. }, _) => {
+                return Some(format!(
+                    "give its address with --connection {name}=URL, or under \
+                     `worker.connections.{name}` in the configuration file"
+                ));
             }
             (_, Code::DataDirLocked) => {
                 "wait for that process, submit to it with `levelflow submit` if it serves, \

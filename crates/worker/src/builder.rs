@@ -16,7 +16,7 @@ use crate::connection::Upstream;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
-use crate::executor::{Executors, HttpConfig};
+use crate::executor::{Executors, HttpConfig, SqlConnection};
 use crate::handler_error::HandlerError;
 use crate::worker::Worker;
 
@@ -116,6 +116,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn allow_http(mut self, target: impl Into<String>) -> Self {
         self.config.http.allow.push(target.into());
+        self
+    }
+
+    /// Lets `sql` tasks ask a database by this name.
+    #[must_use]
+    pub fn connection(mut self, name: impl Into<String>, connection: SqlConnection) -> Self {
+        self.config.connections.insert(name.into(), connection);
         self
     }
 

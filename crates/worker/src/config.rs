@@ -1,5 +1,6 @@
 //! The settings of a worker.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
-use crate::executor::HttpConfig;
+use crate::executor::{HttpConfig, SqlConnection};
 
 /// The most attempts that one worker runs at once.
 pub const MAX_SLOTS: usize = 65_536;
@@ -34,6 +35,8 @@ pub struct WorkerConfig {
     pub allow_process: bool,
     /// Tasks of type `http`.
     pub http: HttpConfig,
+    /// The databases that `sql` tasks can name.
+    pub connections: BTreeMap<String, SqlConnection>,
     /// Threads for CPU-heavy handlers; 0 for one per core.
     pub cpu_threads: usize,
     /// The most blocking handlers at once.
@@ -59,6 +62,7 @@ impl Default for WorkerConfig {
             prefetch: 0,
             allow_process: false,
             http: HttpConfig::default(),
+            connections: BTreeMap::new(),
             cpu_threads: 0,
             blocking_threads: 64,
             drain_timeout: HumanDuration(Duration::from_secs(30)),
@@ -84,18 +88,29 @@ impl WorkerConfig {
         in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
         in_range("queues", self.queues.len(), 0, 1024)?;
+        in_range("connections", self.connections.len(), 0, 1024)?;
         in_range("id", self.id.len(), 0, MAX_KEY_BYTES)?;
         if self.queues.iter().any(String::is_empty) {
             return Err(WorkerError::Setting {
-                setting: "queues",
+                setting: "queues".into(),
                 problem: "has an empty name".to_owned(),
             });
         }
         if self.labels.keys().any(String::is_empty) {
             return Err(WorkerError::Setting {
-                setting: "labels",
+                setting: "labels".into(),
                 problem: "has an empty name".to_owned(),
             });
+        }
+        for (name, connection) in &self.connections {
+            connection.validate(name).map_err(|(key, problem)| {
+                let place = ["connections", name, &key];
+                let place = &place[..if key.is_empty() { 2 } else { 3 }];
+                WorkerError::Setting {
+                    setting: place.join(".").into(),
+                    problem,
+                }
+            })?;
         }
         Ok(())
     }
@@ -112,7 +127,7 @@ pub(crate) fn in_range(
         return Ok(());
     }
     Err(WorkerError::Setting {
-        setting,
+        setting: Cow::Borrowed(setting),
         problem: format!("is {value}; it may be {least} to {most}"),
     })
 }
@@ -154,6 +169,20 @@ mod tests {
             problem(|config| config.http.allow = vec!["http://x".to_owned()]),
             "`http.allow` has `http://x`, which is no network, address or host, such as \
              10.0.0.0/8 or example.com:8080"
+        );
+        let connection = |name: &str| {
+            let name = name.to_owned();
+            problem(|config| {
+                config.connections.insert(name, SqlConnection::default());
+            })
+        };
+        assert_eq!(
+            connection("main"),
+            "`connections.main.url` must be given, in `url`, `url_env` or `url_file`"
+        );
+        assert_eq!(
+            connection("a b"),
+            "`connections.a b` is not a name: it may have letters, digits, `_` and `-`, at most 64"
         );
     }
 }

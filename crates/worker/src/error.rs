@@ -1,5 +1,7 @@
 //! Why a worker cannot start or had to end.
 
+use std::borrow::Cow;
+
 use levelflow_common::Code;
 use levelflow_proto::status::from_status;
 
@@ -10,7 +12,7 @@ pub enum WorkerError {
     #[error("`{setting}` {problem}")]
     Setting {
         /// The name of the setting.
-        setting: &'static str,
+        setting: Cow<'static, str>,
         /// What is wrong, and what is allowed.
         problem: String,
     },

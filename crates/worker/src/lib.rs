@@ -42,6 +42,7 @@ mod executor;
 mod handler_error;
 mod pace;
 mod resident;
+mod secret;
 mod session;
 mod shutdown;
 mod slots;
@@ -53,9 +54,13 @@ pub use builder::WorkerBuilder;
 pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
-pub use executor::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
+pub use executor::{
+    HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases, SqlPoolStatistics,
+    install_tls_provider,
+};
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;
+pub use secret::Secret;
 pub use tokio_util::sync::CancellationToken;
 pub use upstream::{BreakerOpen, OpenCall};
 pub use worker::Worker;

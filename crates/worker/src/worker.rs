@@ -12,7 +12,7 @@ use crate::builder::WorkerBuilder;
 use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Upstream, waits};
 use crate::error::WorkerError;
-use crate::executor::{Executors, HttpPool};
+use crate::executor::{Executors, HttpPool, SqlDatabases};
 use crate::session::{Held, Session, SessionEnd};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -47,6 +47,11 @@ impl Worker {
     /// The connections of the worker's `http` tasks.
     pub fn http_pool(&self) -> HttpPool {
         self.executors.http_pool()
+    }
+
+    /// The databases that the worker's `sql` tasks can name.
+    pub fn databases(&self) -> SqlDatabases {
+        self.executors.databases().clone()
     }
 
     /// Runs until `shutdown` fires and the worker is drained. Connects, and connects again whenever
@@ -136,7 +141,7 @@ fn hello(config: &WorkerConfig, executors: &Executors) -> v1::Hello {
         labels: config.labels.clone(),
         kinds: executors.kinds().iter().map(ToString::to_string).collect(),
         handlers: executors.handlers().map(str::to_owned).collect(),
-        connections: Vec::new(),
+        connections: executors.databases().names().map(str::to_owned).collect(),
         held: Vec::new(),
         instance: Uuid::now_v7().as_u64_pair().1,
     }

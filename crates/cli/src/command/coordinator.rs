@@ -43,7 +43,7 @@ pub(crate) async fn serve(
     let settings = &context.settings;
     let mut embedded = Embedded::start(settings, data_dir, Some(settings.listen.clone())).await?;
     if work == Work::Do {
-        embedded.start_worker(settings)?;
+        embedded.start_worker(settings, data_dir)?;
     }
     let address = embedded.address().unwrap_or(&settings.listen).clone();
     if context.json {

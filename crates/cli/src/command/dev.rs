@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::coordinator;
-use crate::arguments::{DataDirArgument, ListenArgument, SlotsArgument};
+use crate::arguments::{ConnectionsArgument, DataDirArgument, ListenArgument, SlotsArgument};
 use crate::connection::{Work, data_dir};
 use crate::context::Context;
 use crate::error::CliError;
@@ -18,6 +18,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     slots: SlotsArgument,
     #[command(flatten)]
+    connections: ConnectionsArgument,
+    #[command(flatten)]
     data_dir: DataDirArgument,
 }
 
@@ -25,6 +27,7 @@ impl Arguments {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         self.listen.flags(flags);
         self.slots.flags(flags);
+        self.connections.flags(flags);
         self.data_dir.flags(flags);
     }
 }

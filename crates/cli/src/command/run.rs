@@ -1,14 +1,18 @@
 //! `levelflow run`: a workflow from start to end, in this process.
 
 use clap::Args;
+use levelflow_common::{TaskKind, Workflow};
 
-use crate::arguments::{DataDirArgument, FileArgument, SlotsArgument, SubmissionArguments};
+use crate::arguments::{
+    ConnectionsArgument, DataDirArgument, FileArgument, SlotsArgument, SubmissionArguments,
+};
 use crate::connection::{Connection, Work, data_dir};
 use crate::context::{Context, Following};
+use crate::embedded::LOCAL_CONNECTION;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::OnInterrupt;
-use crate::settings::Flags;
+use crate::settings::{Flags, Settings};
 use crate::source::{read_inputs, read_workflow};
 
 /// Run a workflow to its end, in this process and with nothing else installed
@@ -27,18 +31,22 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     slots: SlotsArgument,
     #[command(flatten)]
+    connections: ConnectionsArgument,
+    #[command(flatten)]
     data_dir: DataDirArgument,
 }
 
 impl Arguments {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         self.slots.flags(flags);
+        self.connections.flags(flags);
         self.data_dir.flags(flags);
     }
 }
 
 pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<Exit, CliError> {
     let workflow = read_workflow(&arguments.file.file)?.workflow;
+    check_connections(&workflow, &context.settings)?;
     let inputs = read_inputs(&workflow, &arguments.submission.inputs)?;
     let submission = arguments.submission.submission(workflow, inputs, None);
     let data_dir = data_dir(&context.settings)?;
@@ -61,4 +69,23 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     .await;
     connection.close().await;
     result
+}
+
+/// Only the worker in this process will ever do the tasks, so a database that it does not have would be
+/// waited for without end.
+fn check_connections(workflow: &Workflow, settings: &Settings) -> Result<(), CliError> {
+    let known = &settings.worker.connections;
+    for task in &workflow.tasks {
+        if task.kind == TaskKind::Sql
+            && let Some(name) = task.with["connection"].as_str()
+            && name != LOCAL_CONNECTION
+            && !known.contains_key(name)
+        {
+            return Err(CliError::NoConnection {
+                task: task.id.clone(),
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use levelflow_worker::Worker;
 use serde_json::json;
 
-use crate::arguments::{SlotsArgument, pair};
+use crate::arguments::{ConnectionsArgument, SlotsArgument, pair};
 use crate::connection::url;
 use crate::context::Context;
 use crate::error::CliError;
@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
     id: Option<String>,
     #[command(flatten)]
     slots: SlotsArgument,
+    #[command(flatten)]
+    connections: ConnectionsArgument,
     /// A queue to take work from; may be given several times [default: default]
     #[arg(long = "queue", value_name = "NAME")]
     queues: Vec<String>,
@@ -42,6 +44,7 @@ impl Arguments {
         flags.text("address", self.address.as_deref());
         flags.text("worker.id", self.id.as_deref());
         self.slots.flags(flags);
+        self.connections.flags(flags);
         flags.list("worker.queues", &self.queues);
         flags.map("worker.labels", &self.labels);
         flags.switch("worker.allow_process", self.allow_process);

@@ -136,6 +136,56 @@ async fn parallel_calls_are_summed_up() {
     assert_eq!(run["counts"]["succeeded"], 4 + 20);
 }
 
+#[tokio::test]
+async fn orders_are_kept_in_a_database() {
+    let home = Home::new();
+    let example = example("sql-orders.yaml");
+    let file = format!("local=sqlite:{}", text(&home.path("orders.db")));
+    let in_file = ["run", &example, "--connection", &file];
+    for arguments in [&["run", &example][..], &in_file, &in_file] {
+        let (code, run) = home.json(arguments).await;
+        assert_eq!(code, Some(0), "{run}");
+        assert_eq!(
+            run["outputs"],
+            serde_json::json!({
+                "stored": 3,
+                "report": "Ada: 2 orders, 7.25\nGrace: 1 orders, 3.90\nover 4.00: tea\n",
+            })
+        );
+    }
+    assert!(home.path("orders.db").is_file());
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_configured_is_named_before_the_run() {
+    let home = Home::new();
+    home.file(
+        "flow.yaml",
+        "name: flow\ntasks: [{ id: ask, type: sql, with: { connection: shop, query: select 1 } }]\n",
+    );
+    let ended = home.levelflow(&["run", "flow.yaml"]).await;
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended
+            .stderr
+            .contains("task `ask` asks the database `shop`, which is not configured"),
+        "{}",
+        ended.stderr
+    );
+    let ended = home
+        .levelflow(&["run", "flow.yaml", "--connection", "shop=oracle:hunter2"])
+        .await;
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended
+            .stderr
+            .contains("must begin with `postgres://` or `sqlite:`")
+            && !ended.stderr.contains("hunter2"),
+        "{}",
+        ended.stderr
+    );
+}
+
 /// Answers each request on a connection.
 async fn answer(mut stream: TcpStream) {
     let mut request = Vec::new();

@@ -4,6 +4,7 @@ pub(crate) mod handler;
 mod http;
 mod output;
 mod process;
+mod sql;
 mod transform;
 
 use std::collections::BTreeMap;
@@ -22,11 +23,13 @@ use handler::Handler;
 use http::HttpExecutor;
 
 pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
+pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
 
 /// The executors of a worker.
 pub(crate) struct Executors {
     handlers: BTreeMap<String, Entry>,
     http: HttpExecutor,
+    sql: SqlDatabases,
     allow_process: bool,
     paces: Paces,
 }
@@ -35,6 +38,7 @@ pub(crate) struct Executors {
 #[derive(Default)]
 struct Paces {
     http: Arc<Pace>,
+    sql: Arc<Pace>,
     process: Arc<Pace>,
     transform: Arc<Pace>,
     refusal: Arc<Pace>,
@@ -57,6 +61,7 @@ impl Executors {
         Ok(Self {
             handlers: handlers.into_iter().map(with_pace).collect(),
             http: HttpExecutor::new(config.http.clone())?,
+            sql: SqlDatabases::new(&config.connections)?,
             allow_process: config.allow_process,
             paces: Paces::default(),
         })
@@ -67,9 +72,17 @@ impl Executors {
         self.http.pool()
     }
 
+    /// The databases that `sql` tasks can name.
+    pub(crate) fn databases(&self) -> &SqlDatabases {
+        &self.sql
+    }
+
     /// The task types that run here, `handler` excepted.
     pub(crate) fn kinds(&self) -> Vec<TaskKind> {
         let mut kinds = vec![TaskKind::Http, TaskKind::Transform];
+        if self.sql.names().next().is_some() {
+            kinds.push(TaskKind::Sql);
+        }
         if self.allow_process {
             kinds.push(TaskKind::Process);
         }
@@ -101,10 +114,8 @@ impl Executors {
             v1::TaskKind::Process => self.refuse(
                 "this worker does not run programs; start it so that it allows them".to_owned(),
             ),
-            v1::TaskKind::Sql
-            | v1::TaskKind::Chat
-            | v1::TaskKind::Sleep
-            | v1::TaskKind::Unspecified => {
+            v1::TaskKind::Sql => job(self.sql.clone().run(context, input), &self.paces.sql),
+            v1::TaskKind::Chat | v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {
                 self.refuse("this worker does not run tasks of that type".to_owned())
             }
         }

@@ -7,4 +7,5 @@ mod handlers;
 mod http;
 mod lifecycle;
 mod process;
+mod sql;
 mod upstreams;

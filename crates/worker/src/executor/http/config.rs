@@ -49,7 +49,7 @@ impl HttpConfig {
     /// Which addresses may be called.
     pub(super) fn egress(&self) -> Result<Egress, WorkerError> {
         Egress::new(&self.allow).map_err(|malformed| WorkerError::Setting {
-            setting: "http.allow",
+            setting: "http.allow".into(),
             problem: malformed.to_string(),
         })
     }

@@ -1,0 +1,78 @@
+//! Servers that tests need, each private to this call: on a free port of 127.0.0.1, in a temporary
+//! directory, stopped at the end. Tests find them by variables of the environment.
+//!
+//! A server is a file here with a function that starts it, named in [`Servers::start`].
+
+mod postgres;
+mod process;
+
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+use process::ServerProcess;
+
+/// A server that runs.
+struct Server {
+    /// The variable by which tests find it.
+    variable: &'static str,
+    address: String,
+    process: ServerProcess,
+}
+
+/// The servers that tests need. They are stopped when this is dropped.
+pub(crate) struct Servers {
+    running: Vec<Server>,
+    /// Removed after the servers have ended.
+    _folder: TempDir,
+}
+
+impl Servers {
+    /// Starts all of them, and installs those that are missing.
+    pub(crate) fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("levelflow-servers-")
+            .tempdir()
+            .context("no temporary directory for servers")?;
+        let running = vec![postgres::start(folder.path()).context("PostgreSQL does not start")?];
+        for server in &running {
+            println!("{}={}", server.variable, server.address);
+        }
+        Ok(Self {
+            running,
+            _folder: folder,
+        })
+    }
+
+    /// Tells a command where the servers are.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        for server in &self.running {
+            command.env(server.variable, &server.address);
+        }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for server in &mut self.running {
+            if let Err(error) = server.process.stop() {
+                eprintln!("{} was not stopped: {error:#}", server.variable);
+            }
+        }
+    }
+}
+
+/// Runs a command beside the servers.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    let servers = Servers::start()?;
+    let (program, arguments) = words.split_first().context("no command was given")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    servers.tell(&mut command);
+    let status: ExitStatus = command
+        .status()
+        .with_context(|| format!("cannot start `{program}`"))?;
+    ensure!(status.success(), "`{program}` ended with {status}");
+    Ok(())
+}
