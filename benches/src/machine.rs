@@ -1,6 +1,7 @@
 //! The machine that figures are from.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -16,6 +17,55 @@ pub(crate) struct Machine {
     /// The file system that stores are kept on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk: Option<String>,
+}
+
+static AT_START: OnceLock<Times> = OnceLock::new();
+
+/// Begins to watch what a host takes away; for the start of the program.
+pub(crate) fn watch() -> Result<()> {
+    let times = Times::read()?;
+    AT_START.get_or_init(|| times);
+    Ok(())
+}
+
+/// Of the processor time while this process ran, what a host took away from this machine, in percent:
+/// figures from a machine that had little of its own tell little.
+pub(crate) fn stolen_percent() -> Result<f64> {
+    let start = AT_START.get().context("the program begins to watch")?;
+    Ok(Times::read()?.stolen_percent_since(*start))
+}
+
+/// Processor time since the machine started, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    all: u64,
+    stolen: u64,
+}
+
+impl Times {
+    fn read() -> Result<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/stat")?).context("the kernel reports times")
+    }
+
+    /// From the first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let times: Vec<u64> = line
+            .split_whitespace()
+            .take(8)
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .ok()?;
+        Some(Self {
+            all: times.iter().sum(),
+            stolen: *times.get(7)?,
+        })
+    }
+
+    fn stolen_percent_since(self, start: Self) -> f64 {
+        let all = (self.all - start.all).max(1);
+        ((self.stolen - start.stolen) as f64 / all as f64 * 1e3).round() / 10.0
+    }
 }
 
 impl Machine {
@@ -72,6 +122,15 @@ mod tests {
         let kind = |path| file_system(mounts, Path::new(path));
         assert_eq!(kind("/tmp/x").as_deref(), Some("tmpfs"));
         assert_eq!(kind("/tmpx").as_deref(), Some("overlay"));
+    }
+
+    #[test]
+    fn what_the_host_took() {
+        let times = |stat| Times::parse(stat).unwrap();
+        let start = times("cpu  10 0 10 70 0 0 5 5 0 0\ncpu0 1 1\n");
+        let end = times("cpu  60 0 30 190 0 0 5 15 0 0\n");
+        assert_eq!(end.stolen_percent_since(start), 5.0);
+        assert!(Times::parse("intr 1 2").is_none());
     }
 
     #[test]

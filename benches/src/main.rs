@@ -30,6 +30,8 @@ enum Command {
     Baseline(suite::baseline::Arguments),
     /// Throughput of no-op tasks, closed loop.
     Engine(suite::engine::Arguments),
+    /// Memory and processor time of a cluster that is idle, and memory with many open runs.
+    Footprint(suite::footprint::Arguments),
     /// Time of one run after the other.
     Latency(suite::latency::Arguments),
     /// What the disk, SQLite, the wire and a bare loop over them allow.
@@ -58,9 +60,11 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    machine::watch()?;
     match Arguments::parse().command {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
+        Command::Footprint(arguments) => suite::footprint::run(&arguments),
         Command::Latency(arguments) => suite::latency::run(&arguments),
         Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),

@@ -64,6 +64,11 @@ impl Process {
         cpu_seconds(self.child.id())
     }
 
+    /// The memory that is resident now, in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        memory(self.child.id(), "VmRSS:")
+    }
+
     /// The most memory that was resident so far, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
         peak_resident_bytes(self.child.id())
@@ -91,12 +96,17 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// The most memory of a process that was resident so far, in bytes.
 pub(crate) fn peak_resident_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// A line of proc_pid_status(5) that is an amount of memory, in bytes.
+fn memory(pid: u32, name: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib: u64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .context("the kernel reports VmHWM")?
+        .with_context(|| format!("the kernel reports {name}"))?
         .trim()
         .parse()?;
     Ok(kib * 1024)

@@ -2,6 +2,7 @@
 
 pub(crate) mod baseline;
 pub(crate) mod engine;
+pub(crate) mod footprint;
 pub(crate) mod latency;
 pub(crate) mod limits;
 pub(crate) mod scale;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::machine;
 use crate::process::{Layout, Transport};
 
 /// Tasks that may wait at a coordinator: far more than any suite has open.
@@ -68,17 +70,23 @@ struct Document<'a, T> {
     #[serde(flatten)]
     result: &'a T,
     command: String,
+    stolen_percent: f64,
 }
 
 /// Writes a result as JSON to a file, or to standard output for `-`, or as lines for people.
 pub(crate) fn print(json: Option<&Path>, result: &impl Serialize, lines: &[String]) -> Result<()> {
     let Some(file) = json else {
         lines.iter().for_each(|line| println!("{line}"));
+        println!(
+            "  taken by the host    {:>10} %",
+            machine::stolen_percent()?
+        );
         return Ok(());
     };
     let document = serde_json::to_string_pretty(&Document {
         result,
         command: command(std::env::args().skip(1)),
+        stolen_percent: machine::stolen_percent()?,
     })?;
     if file.as_os_str() == "-" {
         println!("{document}");
