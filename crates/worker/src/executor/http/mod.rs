@@ -95,7 +95,15 @@ impl HttpExecutor {
         let what = request.describe();
         // Waiting for room is no fault of the server, and so no part of its time.
         let place = client.place(&request.uri).await;
-        let mut call = context.call_own_upstream();
+        let mut call = match request.upstream() {
+            upstream if upstream.as_deref() == context.upstream() => context.call_own_upstream(),
+            // The attempt probes a host to which this one redirects.
+            Some(upstream) if context.upstream().is_some() => {
+                Some(begin_call(context, &request, &upstream)?)
+            }
+            // The coordinator knows of no host: it may be a secret.
+            _ => None,
+        };
         let exchange = Exchange {
             client: &client,
             context,
@@ -110,6 +118,7 @@ impl HttpExecutor {
             // What may be mended by another attempt is the fault of the server, or of the way there.
             match &result {
                 Err(failure) if failure.retryable => call.failed(),
+                Err(failure) if failure.code == Code::EgressRefused => drop(call),
                 _ => call.succeeded(),
             }
         }
@@ -172,7 +181,7 @@ impl Exchange<'_> {
                 drop(received);
             }
             if !next.is_same_origin(&request) {
-                self.begin_call(&next)?;
+                self.go_on_to(&next)?;
             }
             place = self.client.place(&next.uri).await;
             request = next;
@@ -180,19 +189,22 @@ impl Exchange<'_> {
     }
 
     /// The host so far has answered; from now on another one is asked.
-    fn begin_call(&mut self, next: &Prepared) -> Result<(), Failure> {
+    fn go_on_to(&mut self, next: &Prepared) -> Result<(), Failure> {
         if let Some(answered) = self.call.take() {
             answered.succeeded();
         }
         if let Some(upstream) = next.upstream() {
-            let call = self.context.call(&upstream);
-            *self.call = Some(call.map_err(|open| {
-                let message = format!("{}: {open}", next.describe());
-                Failure::retryable(Code::HttpFailed, message)
-            })?);
+            *self.call = Some(begin_call(self.context, next, &upstream)?);
         }
         Ok(())
     }
+}
+
+fn begin_call(context: &Context, request: &Prepared, upstream: &str) -> Result<OpenCall, Failure> {
+    context.call(upstream).map_err(|open| {
+        let message = format!("{}: {open}", request.describe());
+        Failure::retryable(Code::HttpFailed, message)
+    })
 }
 
 fn not_answered(what: &str, error: &SendError) -> Failure {

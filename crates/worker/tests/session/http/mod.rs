@@ -12,6 +12,7 @@ mod bodies;
 mod egress;
 mod faults;
 mod pool;
+mod upstreams;
 
 /// A session with a worker that may call this machine.
 async fn session() -> (Session, Running) {
