@@ -12,6 +12,7 @@ mod event;
 mod failure;
 pub mod invalid;
 mod run;
+mod secret;
 pub mod status;
 
 pub use enumeration::Enumeration;

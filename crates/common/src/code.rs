@@ -127,6 +127,8 @@ codes! {
     ChatFailed = "chat_failed", Task;
     /// The address that a task calls is not one that this worker may call.
     EgressRefused = "egress_refused", Task;
+    /// The worker has no secret of that name, or cannot read it.
+    SecretUnavailable = "secret_unavailable", Task;
     /// An attempt took too long.
     RunTimeout = "run_timeout", Task;
     /// No worker took the task in time.

@@ -180,6 +180,11 @@ impl TaskKind {
         Self::Handler,
     ];
 
+    /// Whether its input can refer to secrets. That of a transform becomes its output.
+    pub const fn takes_secrets(self) -> bool {
+        !matches!(self, Self::Transform | Self::Sleep)
+    }
+
     /// The word in files and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::{Code, Failure, FencingToken, RunId, RunStatus, TaskKind, TaskStatus};
+use levelflow_common::{
+    Code, Failure, FencingToken, RunId, RunStatus, SecretPart, TaskKind, TaskStatus,
+};
 
 use crate::breaker::BreakerState;
 use crate::definition::Definition;
@@ -174,6 +176,8 @@ pub struct Attempt {
     pub handler: Arc<str>,
     /// A JSON value.
     pub input: Bytes,
+    /// The secrets that belong into it.
+    pub secrets: Arc<[SecretPart]>,
     /// The longest that it may run.
     pub timeout: Duration,
     /// The longest silence of a handler.

@@ -1,5 +1,6 @@
 //! Giving ready tasks to workers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::workflow::Durability;
@@ -139,6 +140,7 @@ impl Engine {
             kind: spec.kind,
             handler: spec.requirement.handler.clone(),
             input,
+            secrets: Arc::clone(spec.input.secrets()),
             timeout: spec.run_timeout,
             heartbeat_timeout: spec.heartbeat_timeout,
             upstream: lease

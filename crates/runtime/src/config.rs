@@ -17,6 +17,8 @@ use serde::de::DeserializeOwned;
 pub const ENVIRONMENT_PREFIX: &str = "LEVELFLOW_";
 /// The variable that names the file; it is no setting itself.
 pub const FILE_VARIABLE: &str = "LEVELFLOW_CONFIG";
+/// What the variables start with that hold secrets; they are no settings.
+pub const SECRET_PREFIX: &str = "LEVELFLOW_SECRET_";
 /// Separates a section from its keys in the name of a variable: `LEVELFLOW_WORKER__SLOTS`.
 const SECTION_SEPARATOR: &str = "__";
 /// Bytes of a configuration file.
@@ -205,10 +207,15 @@ fn read_file(path: &Path) -> Result<Dict, ConfigError> {
     })
 }
 
+/// A value of the type, read from TOML.
+pub fn toml<T: DeserializeOwned>(text: &str) -> Option<T> {
+    Toml::from_str(text).ok()
+}
+
 /// The key that a variable sets; none if it is not one of ours.
 fn environment_key(name: &str) -> Option<String> {
     let key = name.strip_prefix(ENVIRONMENT_PREFIX)?;
-    if name == FILE_VARIABLE || is_service_link(key) {
+    if name == FILE_VARIABLE || name.starts_with(SECRET_PREFIX) || is_service_link(key) {
         return None;
     }
     Some(key.to_ascii_lowercase().replace(SECTION_SEPARATOR, "."))
@@ -339,6 +346,7 @@ mod tests {
                 ("LEVELFLOW_WORKER__SLOTS", "2"),
                 ("LEVELFLOW_WORKER__QUEUES", "[a, b]"),
                 ("LEVELFLOW_CONFIG", "elsewhere"),
+                ("LEVELFLOW_SECRET_TOKEN", "hunter2"),
                 ("LEVELFLOW_SERVICE_HOST", "10.0.0.1"),
                 ("LEVELFLOW_PORT_7400_TCP_ADDR", "10.0.0.1"),
                 ("LEVELFLOW_PORT", "tcp://10.0.0.1:7400"),

@@ -18,6 +18,7 @@ use crate::error::WorkerError;
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
 use crate::executor::{Executors, HttpConfig, SqlConnection};
 use crate::handler_error::HandlerError;
+use crate::secrets::SecretsConfig;
 use crate::worker::Worker;
 
 /// The queue of workers that name none.
@@ -123,6 +124,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn connection(mut self, name: impl Into<String>, connection: SqlConnection) -> Self {
         self.config.connections.insert(name.into(), connection);
+        self
+    }
+
+    /// Where the worker finds secrets.
+    #[must_use]
+    pub fn secrets(mut self, config: SecretsConfig) -> Self {
+        self.config.secrets = config;
         self
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
 use crate::executor::{HttpConfig, SqlConnection};
+use crate::secrets::SecretsConfig;
 
 /// The most attempts that one worker runs at once.
 pub const MAX_SLOTS: usize = 65_536;
@@ -37,6 +38,8 @@ pub struct WorkerConfig {
     pub http: HttpConfig,
     /// The databases that `sql` tasks can name.
     pub connections: BTreeMap<String, SqlConnection>,
+    /// Where it finds secrets.
+    pub secrets: SecretsConfig,
     /// Threads for CPU-heavy handlers; 0 for one per core.
     pub cpu_threads: usize,
     /// The most blocking handlers at once.
@@ -63,6 +66,7 @@ impl Default for WorkerConfig {
             allow_process: false,
             http: HttpConfig::default(),
             connections: BTreeMap::new(),
+            secrets: SecretsConfig::default(),
             cpu_threads: 0,
             blocking_threads: 64,
             drain_timeout: HumanDuration(Duration::from_secs(30)),

@@ -1,8 +1,9 @@
 //! What a handler knows about its attempt.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use levelflow_common::{Code, Failure, RunId};
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::cancelled;
+use crate::secrets::Redactor;
 use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 
 /// The attempt that a handler works on. Cheap to clone.
@@ -90,6 +92,19 @@ impl Context {
         self.call(self.upstream()?).ok()
     }
 
+    /// Takes note of the secrets that the attempt gets.
+    pub(crate) fn set_redactor(&self, redactor: Redactor) -> &Redactor {
+        self.attempt.redactor.get_or_init(|| redactor)
+    }
+
+    /// A text that was cut out of a longer one, without secrets.
+    pub(crate) fn redact_cut<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.attempt.redactor.get() {
+            Some(redactor) => redactor.redact_cut(text).into(),
+            None => text.into(),
+        }
+    }
+
     /// Says that the handler makes progress, for tasks with a heartbeat timeout. Cheap.
     pub fn heartbeat(&self) {
         self.attempt.heartbeat();
@@ -127,6 +142,8 @@ pub(crate) struct AttemptState {
     pub(crate) upstream: String,
     pub(crate) calls: Calls,
     pub(crate) open_breakers: Arc<OpenBreakers>,
+    /// Knows the secrets of the attempt, if it has some.
+    redactor: OnceLock<Redactor>,
 }
 
 impl AttemptState {
@@ -150,6 +167,7 @@ impl AttemptState {
             upstream: std::mem::take(&mut attempt.upstream),
             calls: Calls::default(),
             open_breakers: Arc::clone(open_breakers),
+            redactor: OnceLock::new(),
         }))
     }
 

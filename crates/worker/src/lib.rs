@@ -43,6 +43,7 @@ mod handler_error;
 mod pace;
 mod resident;
 mod secret;
+mod secrets;
 mod session;
 mod shutdown;
 mod slots;
@@ -61,6 +62,7 @@ pub use executor::{
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use secret::Secret;
+pub use secrets::SecretsConfig;
 pub use tokio_util::sync::CancellationToken;
 pub use upstream::{BreakerOpen, OpenCall};
 pub use worker::Worker;

@@ -21,7 +21,7 @@ pub(crate) struct Slots {
     size: usize,
     prefetch: usize,
     grace: Duration,
-    executors: Executors,
+    executors: Arc<Executors>,
     ended: UnboundedSender<Ended>,
     /// Credits of this session that the coordinator has not used.
     granted: usize,
@@ -51,7 +51,7 @@ impl Slots {
             size,
             prefetch,
             grace,
-            executors,
+            executors: Arc::new(executors),
             ended,
             granted: 0,
             queue: VecDeque::new(),

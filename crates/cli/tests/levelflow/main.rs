@@ -15,5 +15,6 @@ mod generated;
 mod harness;
 mod offline;
 mod run;
+mod secrets;
 mod serve;
 mod upstream;

@@ -194,6 +194,8 @@ struct Names<'n> {
     item: Option<&'n str>,
     /// Whether the tasks that are mentioned must end first, and before which one.
     to: Option<u32>,
+    /// Whether there can be secrets.
+    secrets: bool,
 }
 
 struct Check<'r, 'n> {
@@ -257,6 +259,7 @@ impl<'n> Check<'_, 'n> {
         let outer = Names {
             item: None,
             to: Some(to),
+            secrets: false,
         };
         if let Some(when) = task.get("when") {
             self.condition(when, outer, &path.key("when"));
@@ -278,6 +281,7 @@ impl<'n> Check<'_, 'n> {
         }
         let kind = task.get("type").and_then(Node::as_text);
         if let Some(kind) = kind.and_then(TaskKind::parse) {
+            names.secrets = kind.takes_secrets();
             self.input(kind, task, names, path);
         }
     }
@@ -534,6 +538,7 @@ impl<'n> Check<'_, 'n> {
         let names = Names {
             item: None,
             to: None,
+            secrets: false,
         };
         for (key, node) in root
             .get("outputs")
@@ -596,6 +601,9 @@ impl<'n> Check<'_, 'n> {
         names: Names<'_>,
         path: &Path<'_>,
     ) {
+        if !names.secrets && !references.secrets.is_empty() {
+            self.error(&ExpressionError::Secrets, node, path);
+        }
         for id in &references.tasks {
             match self.ids.get(id.as_str()) {
                 Some(&from) => self.edges.extend(names.to.map(|to| (from, to))),

@@ -349,7 +349,10 @@ fn expressions_are_checked() {
     );
     assert_eq!(
         value("${{ secrets.TOKEN }}"),
-        ["7:12: `secrets` cannot be used in expressions yet"]
+        [
+            "7:12: a secret stands by itself, as in `${{ secrets.NAME }}`, and in the `with` of tasks that \
+          workers run, other than `transform`"
+        ]
     );
     assert_eq!(
         value(&format!("${{{{ {} }}}}", "a".repeat(20_000))),

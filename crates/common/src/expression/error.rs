@@ -56,8 +56,11 @@ pub enum ExpressionError {
     /// It uses `tasks` as a whole, so that the tasks that it needs cannot be known.
     #[error("`tasks` must be followed by the id of a task, as in `tasks.fetch.output`")]
     TasksAsWhole,
-    /// It uses secrets.
-    #[error("`secrets` cannot be used in expressions yet")]
+    /// It uses secrets where none can be, or in another way than by a name alone.
+    #[error(
+        "a secret stands by itself, as in `${{{{ secrets.NAME }}}}`, and in the `with` of tasks that \
+         workers run, other than `transform`"
+    )]
     Secrets,
     /// It takes more steps than [`MAX_EXPRESSION_FUEL`].
     #[error("`{expression}` takes more than {MAX_EXPRESSION_FUEL} steps")]

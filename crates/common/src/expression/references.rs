@@ -16,6 +16,8 @@ pub struct References {
     pub tasks: BTreeSet<String>,
     /// Names after `inputs.`.
     pub inputs: BTreeSet<String>,
+    /// Names of secrets.
+    pub secrets: BTreeSet<String>,
     /// Any other first name.
     pub variables: BTreeSet<String>,
 }
@@ -25,6 +27,7 @@ impl References {
     pub(crate) fn clear(&mut self) {
         self.tasks.clear();
         self.inputs.clear();
+        self.secrets.clear();
         self.variables.clear();
     }
 
@@ -32,6 +35,7 @@ impl References {
     pub fn extend(&mut self, other: &Self) {
         self.tasks.extend(other.tasks.iter().cloned());
         self.inputs.extend(other.inputs.iter().cloned());
+        self.secrets.extend(other.secrets.iter().cloned());
         self.variables.extend(other.variables.iter().cloned());
     }
 }
@@ -72,7 +76,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The chains of an expression, checked: names of filters, tests and functions exist, `tasks` is
-/// followed by an id, and `secrets` does not occur.
+/// followed by an id, and `secrets` does not occur: where it may, it is no part of an expression.
 pub(super) fn chains(expr: &Expr<'_>) -> Result<Vec<Chain>, ExpressionError> {
     let mut found = Vec::new();
     visit(expr, &mut found)?;

@@ -2,6 +2,7 @@
 
 use super::error::ExpressionError;
 use crate::limits::MAX_EXPRESSION_BYTES;
+use crate::secret;
 
 const OPEN: &str = "${{";
 
@@ -12,6 +13,8 @@ pub(super) enum Piece<'a> {
     Literal(&'a str),
     /// What stands between `${{` and `}}`.
     Expression(&'a str),
+    /// The name of a secret, which stands there alone.
+    Secret(&'a str),
 }
 
 /// Whether the text holds an expression.
@@ -43,7 +46,10 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>, ExpressionError> {
                 bytes: expression.len(),
             });
         }
-        pieces.push(Piece::Expression(expression));
+        pieces.push(match secret::referred(expression) {
+            Some(name) => Piece::Secret(name),
+            None => Piece::Expression(expression),
+        });
         rest = &inner[end + 2..];
     }
     if !rest.is_empty() {
@@ -117,6 +123,29 @@ mod tests {
         assert_eq!(cut(r#"${{ "\"}}" }}"#), [Piece::Expression(r#""\"}}""#)]);
         assert_eq!(cut("${{ {'a': {}}}}"), [Piece::Expression("{'a': {}}")]);
         assert_eq!(cut("${{ '${{' }}"), [Piece::Expression("'${{'")]);
+    }
+
+    #[test]
+    fn a_secret_is_a_name_alone() {
+        assert_eq!(
+            cut("a ${{ secrets.TOKEN_2 }}"),
+            [Piece::Literal("a "), Piece::Secret("TOKEN_2")]
+        );
+        for other in [
+            "secrets.a.b",
+            "secrets.a | upper",
+            "secrets.2a",
+            "secrets.a-b",
+            "secrets['a']",
+            "secrets",
+            "secretsa",
+            "xsecrets.a",
+        ] {
+            assert_eq!(
+                cut(&format!("${{{{ {other} }}}}")),
+                [Piece::Expression(other)]
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! JSON values with expressions in them.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -12,6 +14,7 @@ use super::scope::Scope;
 use super::value::{NotJson, to_json, to_text};
 use crate::inputs::phrase;
 use crate::limits::MAX_EXPRESSION_OUTPUT_BYTES;
+use crate::secret::{SecretPart, pointer_step};
 use crate::workflow::TaskKind;
 
 /// A JSON value whose expressions are compiled. Cheap to clone, and shared between threads.
@@ -19,6 +22,7 @@ use crate::workflow::TaskKind;
 pub struct Template {
     root: Arc<Node>,
     references: Arc<References>,
+    secrets: Arc<[SecretPart]>,
 }
 
 #[derive(Debug)]
@@ -26,6 +30,8 @@ enum Node {
     Static(Value),
     Whole(Compiled),
     Text(Vec<Part>),
+    /// A text with secrets in it, which is left to whoever knows them.
+    Parts(Vec<Part>),
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
 }
@@ -34,6 +40,7 @@ enum Node {
 enum Part {
     Literal(String),
     Expression(Compiled),
+    Secret(String),
 }
 
 impl Template {
@@ -42,21 +49,42 @@ impl Template {
     /// # Errors
     /// For the first expression that is not well-formed, or that uses what no expression can.
     pub fn compile(value: &Value) -> Result<Self, ExpressionError> {
-        let mut references = References::default();
-        let root = compile(value, &mut references)?;
-        Ok(Self {
-            root: Arc::new(root),
-            references: Arc::new(references),
-        })
+        let template = Self::with_secrets(value)?;
+        if template.secrets.is_empty() {
+            Ok(template)
+        } else {
+            Err(ExpressionError::Secrets)
+        }
     }
 
-    /// Compiles the `with` of a task. The text template of a transform is not searched for
-    /// expressions: the worker renders it.
+    fn with_secrets(value: &Value) -> Result<Self, ExpressionError> {
+        let mut references = References::default();
+        let root = compile(value, &mut references)?;
+        Ok(Self::new(root, references))
+    }
+
+    fn new(root: Node, references: References) -> Self {
+        let mut secrets = Vec::new();
+        if !references.secrets.is_empty() {
+            collect_secrets(&root, &mut String::new(), &mut secrets);
+        }
+        Self {
+            root: Arc::new(root),
+            references: Arc::new(references),
+            secrets: secrets.into(),
+        }
+    }
+
+    /// Compiles the `with` of a task, which may refer to secrets where a worker gets it. The text
+    /// template of a transform is not searched for expressions: the worker renders it.
     ///
     /// # Errors
     /// As [`Template::compile`].
     pub fn compile_input(kind: TaskKind, with: &Value) -> Result<Self, ExpressionError> {
         const KEY: &str = "template";
+        if kind.takes_secrets() {
+            return Self::with_secrets(with);
+        }
         let (TaskKind::Transform, Some(text)) = (kind, with.get(KEY)) else {
             return Self::compile(with);
         };
@@ -68,17 +96,20 @@ impl Template {
         let mut entries = match compile(&rest, &mut references)? {
             Node::Map(entries) => entries,
             _ => {
-                return Ok(Self {
-                    root: Arc::new(Node::Static(with.clone())),
-                    references: Arc::new(references),
-                });
+                return Ok(Self::new(Node::Static(with.clone()), references));
             }
         };
+        if !references.secrets.is_empty() {
+            return Err(ExpressionError::Secrets);
+        }
         entries.push((KEY.to_owned(), Node::Static(text.clone())));
-        Ok(Self {
-            root: Arc::new(Node::Map(entries)),
-            references: Arc::new(references),
-        })
+        Ok(Self::new(Node::Map(entries), references))
+    }
+
+    /// The places of secrets in what [`Template::render`] gives. There the text around them is a list
+    /// of its parts, each of them text, with null in the place of each secret.
+    pub fn secrets(&self) -> &Arc<[SecretPart]> {
+        &self.secrets
     }
 
     /// The names that the expressions use.
@@ -153,11 +184,80 @@ fn compile_text(text: &str, references: &mut References) -> Result<Node, Express
     if let [Piece::Expression(source)] = pieces[..] {
         return compiled(source).map(Node::Whole);
     }
+    let mut secrets = BTreeSet::new();
     let parts = pieces.into_iter().map(|piece| match piece {
         Piece::Literal(text) => Ok(Part::Literal(text.to_owned())),
         Piece::Expression(source) => compiled(source).map(Part::Expression),
+        Piece::Secret(name) => {
+            secrets.insert(name.to_owned());
+            Ok(Part::Secret(name.to_owned()))
+        }
     });
-    parts.collect::<Result<_, _>>().map(Node::Text)
+    let parts = parts.collect::<Result<_, _>>()?;
+    Ok(if secrets.is_empty() {
+        Node::Text(parts)
+    } else {
+        references.secrets.append(&mut secrets);
+        Node::Parts(parts)
+    })
+}
+
+fn collect_secrets(node: &Node, pointer: &mut String, found: &mut Vec<SecretPart>) {
+    let mut visit = |step: &str, node: &Node| {
+        let length = pointer.len();
+        pointer.push('/');
+        pointer.push_str(step);
+        collect_secrets(node, pointer, found);
+        pointer.truncate(length);
+    };
+    match node {
+        Node::Static(_) | Node::Whole(_) | Node::Text(_) => {}
+        Node::Parts(parts) => {
+            for (part, piece) in (0..).zip(parts) {
+                if let Part::Secret(name) = piece {
+                    found.push(SecretPart {
+                        pointer: pointer.clone(),
+                        part,
+                        name: name.clone(),
+                    });
+                }
+            }
+        }
+        Node::List(nodes) => {
+            for (index, node) in nodes.iter().enumerate() {
+                visit(&index.to_string(), node);
+            }
+        }
+        Node::Map(nodes) => {
+            for (key, node) in nodes {
+                visit(&pointer_step(key), node);
+            }
+        }
+    }
+}
+
+impl Part {
+    /// The text; none of a secret.
+    fn text(
+        &self,
+        root: &minijinja::Value,
+        bytes: &mut usize,
+    ) -> Option<Result<Cow<'_, str>, ExpressionError>> {
+        let expression = match self {
+            Self::Literal(literal) => return Some(Ok(literal.into())),
+            Self::Secret(_) => return None,
+            Self::Expression(expression) => expression,
+        };
+        let text = expression.evaluate(root, |value| {
+            let text = to_text(value)?;
+            *bytes += text.len();
+            if *bytes > MAX_EXPRESSION_OUTPUT_BYTES {
+                return Err(NotJson::TooLarge);
+            }
+            Ok(text)
+        });
+        Some(text.map(Cow::Owned))
+    }
 }
 
 fn render(
@@ -168,26 +268,19 @@ fn render(
     match node {
         Node::Static(value) => Ok(value.clone()),
         Node::Whole(expression) => expression.evaluate(root, |value| to_json(value, bytes)),
-        Node::Text(parts) => {
-            let mut text = String::new();
-            for part in parts {
-                match part {
-                    Part::Literal(literal) => text.push_str(literal),
-                    Part::Expression(expression) => {
-                        let piece = expression.evaluate(root, |value| {
-                            let piece = to_text(value)?;
-                            *bytes += piece.len();
-                            if *bytes > MAX_EXPRESSION_OUTPUT_BYTES {
-                                return Err(NotJson::TooLarge);
-                            }
-                            Ok(piece)
-                        })?;
-                        text.push_str(&piece);
-                    }
-                }
-            }
-            Ok(Value::String(text))
-        }
+        Node::Text(parts) => parts
+            .iter()
+            .filter_map(|part| part.text(root, bytes))
+            .collect::<Result<_, _>>()
+            .map(Value::String),
+        Node::Parts(parts) => parts
+            .iter()
+            .map(|part| match part.text(root, bytes) {
+                Some(text) => text.map(|text| Value::String(text.into_owned())),
+                None => Ok(Value::Null),
+            })
+            .collect::<Result<_, _>>()
+            .map(Value::Array),
         Node::List(nodes) => nodes
             .iter()
             .map(|node| render(node, root, bytes))
@@ -207,8 +300,12 @@ pub(crate) fn text_references(
     references: &mut References,
 ) -> Result<(), ExpressionError> {
     for piece in pieces(text)? {
-        if let Piece::Expression(source) = piece {
-            references.extend(&used(source)?);
+        match piece {
+            Piece::Literal(_) => {}
+            Piece::Expression(source) => references.extend(&used(source)?),
+            Piece::Secret(name) => {
+                references.secrets.insert(name.to_owned());
+            }
         }
     }
     Ok(())
@@ -224,6 +321,7 @@ fn condition_source(text: &str) -> Result<&str, ExpressionError> {
         [Piece::Expression(source)] => Ok(source),
         [Piece::Literal(source)] if !source.trim().is_empty() => Ok(source.trim()),
         [] | [Piece::Literal(_)] => Err(ExpressionError::Empty),
+        [Piece::Secret(_)] => Err(ExpressionError::Secrets),
         _ => Err(ExpressionError::Syntax {
             expression: shown(text),
             message: "a condition is one expression, without other text".to_owned(),

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::limits::MAX_EXPRESSION_BYTES;
 use crate::outcome::TaskStatus;
+use crate::secret::SecretPart;
 use crate::workflow::TaskKind;
 
 fn scope() -> Scope {
@@ -155,10 +156,14 @@ fn malformed_expressions_are_refused() {
         error("${{ rang(3) }}"),
         "`rang` is not a function; did you mean `range`?"
     );
-    assert_eq!(
-        error("${{ secrets.TOKEN }}"),
-        "`secrets` cannot be used in expressions yet"
-    );
+    for text in [
+        "${{ secrets.TOKEN }}",
+        "${{ secrets.TOKEN | upper }}",
+        "${{ secrets }}",
+        "${{ secrets['TOKEN'] }}",
+    ] {
+        assert_eq!(error(text), ExpressionError::Secrets.to_string());
+    }
     let whole = "`tasks` must be followed by the id of a task, as in `tasks.fetch.output`";
     assert_eq!(error("${{ tasks }}"), whole);
     assert_eq!(error("${{ tasks[inputs.since] }}"), whole);
@@ -359,4 +364,48 @@ fn what_is_not_json_is_named() {
     let error = scope().add_task("a", TaskStatus::Succeeded, Some(b"x"));
     let message = error.unwrap_err().to_string();
     assert!(message.starts_with("the output of task `a` is not JSON: expected value"));
+}
+
+#[test]
+fn secrets_are_left_out_and_their_places_told() {
+    let with = json!({
+        "url": "http://h/${{ inputs.since }}",
+        "headers": { "a/b~c": "Bearer ${{ secrets.TOKEN }}" },
+        "list": [1, "${{ secrets.A }}${{ inputs.since }}${{ secrets.B }}"],
+    });
+    let template = Template::compile_input(TaskKind::Http, &with).unwrap();
+    let part = |pointer: &str, part, name: &str| SecretPart {
+        pointer: pointer.to_owned(),
+        part,
+        name: name.to_owned(),
+    };
+    assert_eq!(
+        template.secrets()[..],
+        [
+            part("/headers/a~1b~0c", 1, "TOKEN"),
+            part("/list/1", 0, "A"),
+            part("/list/1", 2, "B"),
+        ]
+    );
+    // What a run is given can look like a reference, and stays text.
+    let forged = "${{ secrets.TOKEN }}";
+    let inputs = json!({ "since": forged }).to_string();
+    let scope = Scope::new("run", "flow", inputs.as_bytes()).unwrap();
+    let rendered = template.render(&scope).unwrap();
+    assert_eq!(
+        rendered,
+        json!({
+            "url": format!("http://h/{forged}"),
+            "headers": { "a/b~c": ["Bearer ", null] },
+            "list": [1, [null, forged, null]],
+        })
+    );
+    for place in template.secrets().iter() {
+        let list = rendered.pointer(&place.pointer).unwrap();
+        assert_eq!(list[place.part as usize], json!(null));
+    }
+    assert_eq!(
+        Template::compile_input(TaskKind::Transform, &json!({ "value": forged })).unwrap_err(),
+        ExpressionError::Secrets
+    );
 }

@@ -91,6 +91,7 @@ impl Sessions {
                 attempt: attempt.attempt,
                 kind: attempt.kind.number(),
                 input: attempt.input,
+                secrets: attempt.secrets.iter().map(Into::into).collect(),
                 handler: attempt.handler.as_ref().to_owned(),
                 timeout_us: micros(attempt.timeout),
                 heartbeat_timeout_us: attempt.heartbeat_timeout.map_or(0, micros),

@@ -19,6 +19,7 @@ use crate::config::WorkerConfig;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::pace::Pace;
+use crate::secrets::{self, SecretsConfig};
 use handler::Handler;
 use http::HttpExecutor;
 
@@ -31,6 +32,7 @@ pub(crate) struct Executors {
     http: HttpExecutor,
     sql: SqlDatabases,
     allow_process: bool,
+    secrets: Arc<SecretsConfig>,
     paces: Paces,
 }
 
@@ -63,6 +65,7 @@ impl Executors {
             http: HttpExecutor::new(config.http.clone())?,
             sql: SqlDatabases::new(&config.connections)?,
             allow_process: config.allow_process,
+            secrets: Arc::new(config.secrets.clone()),
             paces: Paces::default(),
         })
     }
@@ -95,7 +98,31 @@ impl Executors {
     }
 
     /// Makes a job of an attempt. Nothing runs before the job is polled.
-    pub(crate) fn prepare(&self, context: Context, attempt: v1::Attempt) -> Job {
+    pub(crate) fn prepare(self: &Arc<Self>, context: Context, mut attempt: v1::Attempt) -> Job {
+        let places = std::mem::take(&mut attempt.secrets);
+        if places.is_empty() {
+            return self.job(context, attempt);
+        }
+        let executors = Arc::clone(self);
+        // As this one, but for its future.
+        let plain = self.job(context.clone(), attempt.clone());
+        let with_secrets = async move {
+            let resolved = secrets::resolve(&executors.secrets, &attempt.input, places);
+            let (input, redactor) = resolved.await?;
+            let redactor = context.set_redactor(redactor);
+            let job = executors.job(context.clone(), v1::Attempt { input, ..attempt });
+            match job.future.await {
+                Ok(output) => Ok(redactor.output(output)),
+                Err(failure) => Err(redactor.failure(failure)),
+            }
+        };
+        Job {
+            future: with_secrets.boxed(),
+            ..plain
+        }
+    }
+
+    fn job(&self, context: Context, attempt: v1::Attempt) -> Job {
         let kind = attempt.kind();
         let v1::Attempt { input, handler, .. } = attempt;
         match kind {
@@ -109,7 +136,8 @@ impl Executors {
             v1::TaskKind::Http => job(self.http.clone().run(context, input), &self.paces.http),
             v1::TaskKind::Transform => job(transform::run(input), &self.paces.transform),
             v1::TaskKind::Process if self.allow_process => {
-                job(process::run(context, input), &self.paces.process)
+                let run = process::run(context, input, Arc::clone(&self.secrets));
+                job(run, &self.paces.process)
             }
             v1::TaskKind::Process => self.refuse(
                 "this worker does not run programs; start it so that it allows them".to_owned(),

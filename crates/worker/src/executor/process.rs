@@ -2,7 +2,7 @@
 //!
 //! The program is started directly, without a shell, as the leader of its own process group; the whole
 //! group is stopped when the attempt is cancelled or takes too long, and what the program leaves behind
-//! when it ends. It gets the worker's environment, the variables of the task, and `LEVELFLOW_RUN_ID`,
+//! when it ends. It gets the worker's environment without its secrets, the variables of the task, and `LEVELFLOW_RUN_ID`,
 //! `LEVELFLOW_TASK_ID`, `LEVELFLOW_ATTEMPT` and `LEVELFLOW_IDEMPOTENCY_KEY`.
 //!
 //! The output depends on `output`:
@@ -18,6 +18,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,7 @@ use tokio::time::timeout;
 
 use super::output::{read_input, write_output};
 use crate::context::Context;
+use crate::secrets::SecretsConfig;
 
 /// Bytes of standard error that are kept.
 const STDERR_BYTES: usize = 64 * 1024;
@@ -43,7 +45,11 @@ const QUOTED_BYTES: usize = 4 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs an attempt.
-pub(crate) async fn run(context: Context, input: Bytes) -> AttemptResult {
+pub(crate) async fn run(
+    context: Context,
+    input: Bytes,
+    secrets: Arc<SecretsConfig>,
+) -> AttemptResult {
     let input: ProcessInput = read_input(&input)?;
     let Some((program, arguments)) = input.command.split_first() else {
         return Err(Failure::permanent(
@@ -62,6 +68,9 @@ pub(crate) async fn run(context: Context, input: Bytes) -> AttemptResult {
         value => value.to_string().into_bytes(),
     });
     let mut command = Command::new(program);
+    for variable in secrets.variables() {
+        command.env_remove(variable);
+    }
     command
         .args(arguments)
         .env("LEVELFLOW_RUN_ID", context.run_id().to_string())
@@ -89,8 +98,8 @@ pub(crate) async fn run(context: Context, input: Bytes) -> AttemptResult {
         .unwrap_or(MAX_OUTPUT_BYTES)
         .min(MAX_OUTPUT_BYTES);
     let finished = finish(child, stdin, limit, &context).await?;
-    finished.check(program)?;
-    finished.output(input.output)
+    finished.check(program, &context)?;
+    finished.output(input.output, &context)
 }
 
 fn not_started(program: &str, error: &io::Error) -> Failure {
@@ -264,7 +273,7 @@ struct Text<'a> {
 }
 
 impl Finished {
-    fn check(&self, program: &str) -> Result<(), Failure> {
+    fn check(&self, program: &str, context: &Context) -> Result<(), Failure> {
         if self.status.success() {
             return Ok(());
         }
@@ -278,6 +287,7 @@ impl Finished {
         };
         let quoted = self.stderr.len().saturating_sub(QUOTED_BYTES);
         let quoted = String::from_utf8_lossy(&self.stderr[quoted..]);
+        let quoted = context.redact_cut(&quoted);
         let message = match quoted.trim() {
             "" => format!("the program `{program}` {end}"),
             text => format!("the program `{program}` {end}: {text}"),
@@ -285,14 +295,22 @@ impl Finished {
         Err(Failure::retryable(Code::ProcessFailed, message))
     }
 
-    fn output(&self, output: ProcessOutput) -> AttemptResult {
+    fn output(&self, output: ProcessOutput, context: &Context) -> AttemptResult {
         let stdout = String::from_utf8_lossy(&self.stdout);
         match output {
-            ProcessOutput::Text => write_output(&Text {
-                exit_code: self.status.code().unwrap_or_default(),
-                stdout: &stdout,
-                stderr: &String::from_utf8_lossy(&self.stderr),
-            }),
+            ProcessOutput::Text => {
+                let stderr = String::from_utf8_lossy(&self.stderr);
+                let was_cut = self.stderr.len() >= STDERR_BYTES;
+                write_output(&Text {
+                    exit_code: self.status.code().unwrap_or_default(),
+                    stdout: &stdout,
+                    stderr: &if was_cut {
+                        context.redact_cut(&stderr)
+                    } else {
+                        stderr
+                    },
+                })
+            }
             ProcessOutput::Lines => write_output(&stdout.lines().collect::<Vec<_>>()),
             ProcessOutput::Json => {
                 let value: Value = serde_json::from_str(&stdout).map_err(|error| {

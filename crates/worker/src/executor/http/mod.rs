@@ -167,7 +167,7 @@ impl Exchange<'_> {
                 request.redirected(status, &received.head.headers)
             };
             let Some(next) = next else {
-                return self.wanted.read(received, &what).await;
+                return self.wanted.read(received, &what, self.context).await;
             };
             let next = next?;
             left = left.checked_sub(1).ok_or_else(|| {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::client::{Received, chain};
+use crate::context::Context;
 use crate::executor::output::write_output;
 
 /// Bytes of a body that a failure quotes.
@@ -55,14 +56,21 @@ impl Wanted {
     }
 
     /// What comes of the response to `what`.
-    pub(super) async fn read(&self, received: Received, what: &str) -> AttemptResult {
+    pub(super) async fn read(
+        &self,
+        received: Received,
+        what: &str,
+        context: &Context,
+    ) -> AttemptResult {
         let Received {
             head,
             body,
             connection,
         } = received;
         if !self.expects(head.status) {
-            let (failure, is_read) = unexpected(head.status, &head.headers, body, what).await;
+            let (quoted, is_read) = quote(body).await;
+            let quoted = context.redact_cut(&quoted);
+            let failure = unexpected(head.status, &head.headers, &quoted, what);
             if is_read {
                 connection.give_back();
             }
@@ -164,13 +172,8 @@ fn text(body: &[u8], content_type: &str) -> String {
     encoding.decode(body).0.into_owned()
 }
 
-/// The failure, and whether the whole body was read for it.
-async fn unexpected(
-    status: StatusCode,
-    headers: &HeaderMap,
-    mut body: Incoming,
-    what: &str,
-) -> (Failure, bool) {
+/// The start of a body, and whether that is all of it.
+async fn quote(mut body: Incoming) -> (String, bool) {
     let mut quoted = BytesMut::new();
     while quoted.len() < QUOTED_BYTES
         && let Some(Ok(frame)) = body.frame().await
@@ -179,20 +182,22 @@ async fn unexpected(
             quoted.extend_from_slice(&chunk);
         }
     }
-    let is_read = body.is_end_stream();
     quoted.truncate(QUOTED_BYTES);
-    let quoted = String::from_utf8_lossy(&quoted);
+    let quoted = String::from_utf8_lossy(&quoted).into_owned();
+    (quoted, body.is_end_stream())
+}
+
+fn unexpected(status: StatusCode, headers: &HeaderMap, quoted: &str, what: &str) -> Failure {
     let message = match quoted.trim() {
         "" => format!("{what} answered {status}"),
         text => format!("{what} answered {status}: {text}"),
     };
     let retryable = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
     let failure = Failure::new(Code::HttpStatus, message, retryable);
-    let failure = match retry_after(headers, SystemTime::now()) {
+    match retry_after(headers, SystemTime::now()) {
         Some(wait) if retryable => failure.with_retry_after(wait),
         _ => failure,
-    };
-    (failure, is_read)
+    }
 }
 
 /// How long the server asks to be left alone: so many seconds, or until a date.
