@@ -158,7 +158,10 @@ impl Lanes {
             lane.waiting -= 1;
             *queue -= 1;
         }
-        self.place(id);
+        // Only the first and the last task change whether the lane is ready.
+        if lane.waiting == usize::from(entered) {
+            self.place(id);
+        }
     }
 
     /// Holds a lane back, or lets it go on as far as that reason goes.

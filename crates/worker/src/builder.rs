@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::config::WorkerConfig;
-use crate::connection::Upstream;
+use crate::connection::Target;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
@@ -224,13 +224,13 @@ impl WorkerBuilder {
         if config.queues.is_empty() {
             config.queues.push(DEFAULT_QUEUE.to_owned());
         }
-        let upstream = match channel {
-            Some(channel) => Upstream::Channel(channel),
-            None => Upstream::at(&config.address)?,
+        let target = match channel {
+            Some(channel) => Target::Channel(channel),
+            None => Target::at(&config.address)?,
         };
         let handlers = place_handlers(handlers, &config)?;
         let executors = Executors::new(handlers, &config)?;
-        Ok(Worker::new(config, upstream, executors))
+        Ok(Worker::new(config, target, executors))
     }
 }
 

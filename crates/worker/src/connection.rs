@@ -25,14 +25,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How the coordinator is reached.
 #[derive(Clone, Debug)]
-pub(crate) enum Upstream {
+pub(crate) enum Target {
     /// Over the network.
     Address(Box<Endpoint>),
     /// Over a channel that somebody else opened.
     Channel(Channel),
 }
 
-impl Upstream {
+impl Target {
     /// Reads an address.
     pub(crate) fn at(address: &str) -> Result<Self, WorkerError> {
         let malformed = |source| WorkerError::Address {
@@ -159,8 +159,8 @@ mod tests {
 
     #[test]
     fn an_address_needs_scheme_and_host() {
-        Upstream::at("http://127.0.0.1:7400").unwrap();
-        Upstream::at("unix:/run/levelflow.sock").unwrap();
+        Target::at("http://127.0.0.1:7400").unwrap();
+        Target::at("unix:/run/levelflow.sock").unwrap();
         for address in [
             "127.0.0.1:7400",
             "https://localhost",
@@ -168,7 +168,7 @@ mod tests {
             "http://",
             "",
         ] {
-            let error = Upstream::at(address).unwrap_err();
+            let error = Target::at(address).unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!("`{address}` is not an address; write for example http://127.0.0.1:7400")

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::builder::WorkerBuilder;
 use crate::config::WorkerConfig;
-use crate::connection::{OpenError, Upstream, waits};
+use crate::connection::{OpenError, Target, waits};
 use crate::error::WorkerError;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
 use crate::session::{Held, Session, SessionEnd};
@@ -21,7 +21,7 @@ use crate::spool::Spool;
 /// A worker that is ready to run.
 pub struct Worker {
     config: WorkerConfig,
-    upstream: Upstream,
+    target: Target,
     executors: Executors,
 }
 
@@ -31,10 +31,10 @@ impl Worker {
         WorkerBuilder::default()
     }
 
-    pub(crate) fn new(config: WorkerConfig, upstream: Upstream, executors: Executors) -> Self {
+    pub(crate) fn new(config: WorkerConfig, target: Target, executors: Executors) -> Self {
         Self {
             config,
-            upstream,
+            target,
             executors,
         }
     }
@@ -63,7 +63,7 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         let Self {
             config,
-            upstream,
+            target,
             executors,
         } = self;
         let hello = hello(&config, &executors);
@@ -85,7 +85,7 @@ impl Worker {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.without_session(held.is_empty()) => return finished(&held),
-                opened = upstream.open(hello) => opened,
+                opened = target.open(hello) => opened,
             };
             let wait = match opened {
                 Ok(streams) => {

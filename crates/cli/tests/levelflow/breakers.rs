@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use levelflow_common::event::RunEvent;
 use levelflow_common::{RunStatus, TaskStatus};
 use serde_json::{Value, json};
 
@@ -130,4 +131,24 @@ async fn parked_tasks_outlive_a_crash_and_go_on_after_a_reset() {
     assert_eq!(reset.code, Some(0), "{}", reset.stderr);
     assert!(reset.stdout.contains("closed"), "{}", reset.stdout);
     check_end(&client, &run_id, &upstream, TASKS).await;
+}
+
+#[tokio::test]
+async fn the_wait_that_a_server_asks_for_outlives_a_crash() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let home = Home::new();
+    let upstream = Upstream::turning_down("429 Too Many Requests\r\nretry-after: 3").await;
+    let (server, client) = serve(&home, "1h").await;
+    let run_id = client.start(&flow(&upstream, 1)).await;
+    let failed = |event: &RunEvent| matches!(event, RunEvent::AttemptFailed { .. });
+    client.until(&run_id, failed).await;
+    drop(client);
+    server.kill().await;
+    upstream.heal();
+
+    let (_server, client) = serve(&home, "1h").await;
+    check_end(&client, &run_id, &upstream, 1).await;
+    assert_eq!(upstream.calls(), (1, 1));
+    let waited = upstream.served_at()[0] - upstream.failed_at()[0];
+    assert!(waited >= WAIT, "{waited:?}");
 }

@@ -1,7 +1,7 @@
-//! An HTTP server that is down and comes back.
+//! An HTTP server that cannot serve and comes back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::harness::DEADLINE;
 
-/// An HTTP server that answers 503 until it is healed.
+/// An HTTP server that turns calls down until it is healed.
 pub(crate) struct Upstream {
     /// Its breaker's name.
     pub(crate) name: String,
@@ -20,17 +20,27 @@ pub(crate) struct Upstream {
     failed: watch::Receiver<Vec<Instant>>,
 }
 
-#[derive(Default)]
 struct State {
+    /// How it turns calls down: status and headers.
+    turned_down: &'static str,
     healed: AtomicBool,
-    succeeded: AtomicUsize,
+    served_at: Mutex<Vec<Instant>>,
 }
 
 impl Upstream {
+    /// A server that answers 503.
     pub(crate) async fn start() -> Self {
+        Self::turning_down("503 Service Unavailable").await
+    }
+
+    pub(crate) async fn turning_down(turned_down: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            turned_down,
+            healed: AtomicBool::new(false),
+            served_at: Mutex::default(),
+        });
         let (failing, failed) = watch::channel(Vec::new());
         let serving = state.clone();
         levelflow_runtime::task::spawn("upstream", async move {
@@ -63,8 +73,12 @@ impl Upstream {
 
     /// Calls that it turned down, and calls that it served.
     pub(crate) fn calls(&self) -> (usize, usize) {
-        let served = self.state.succeeded.load(Ordering::SeqCst);
-        (self.failed.borrow().len(), served)
+        (self.failed.borrow().len(), self.served_at().len())
+    }
+
+    /// When it served calls.
+    pub(crate) fn served_at(&self) -> Vec<Instant> {
+        self.state.served_at.lock().unwrap().clone()
     }
 
     /// When it turned calls down.
@@ -85,11 +99,11 @@ async fn answer(mut stream: TcpStream, state: Arc<State>, failing: watch::Sender
         while let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") {
             request.drain(..end + 4);
             let head = if state.healed.load(Ordering::SeqCst) {
-                state.succeeded.fetch_add(1, Ordering::SeqCst);
+                state.served_at.lock().unwrap().push(Instant::now());
                 "200 OK"
             } else {
                 failing.send_modify(|failed| failed.push(Instant::now()));
-                "503 Service Unavailable"
+                state.turned_down
             };
             let response = format!("HTTP/1.1 {head}\r\ncontent-length: 2\r\n\r\nok");
             if stream.write_all(response.as_bytes()).await.is_err() {
