@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use levelflow_common::document::Problems;
 use levelflow_common::inputs::FieldProblem;
 use levelflow_common::limits::MAX_FILE_BYTES;
-use levelflow_common::{Code, Fault, RunId};
+use levelflow_common::{Code, Fault, RunId, TaskKind};
 use levelflow_coordinator::StartError;
 use levelflow_proto::ApiError;
 use levelflow_runtime::config::ConfigError;
@@ -89,12 +89,14 @@ pub(crate) enum CliError {
         /// What it has.
         known: Vec<String>,
     },
-    /// A task asks a database that is not configured.
-    #[error("task `{task}` asks the database `{name}`, which is not configured")]
-    NoConnection {
+    /// A task asks a database or a language model that is not configured.
+    #[error("task `{task}` of type `{kind}` asks `{name}`, which is not configured")]
+    NotConfigured {
         /// The task.
         task: String,
-        /// The database.
+        /// Its type.
+        kind: TaskKind,
+        /// The database or model.
         name: String,
     },
     /// The signal handlers could not be installed.
@@ -125,7 +127,7 @@ impl CliError {
             Self::Start(error) => error.code(),
             Self::Worker(error) => error.code(),
             Self::DataDirInUse { .. } => Code::DataDirLocked,
-            Self::NoDataDir | Self::NoConnection { .. } => Code::ConfigInvalid,
+            Self::NoDataDir | Self::NotConfigured { .. } => Code::ConfigInvalid,
             Self::Signals(_) | Self::Threads(_) | Self::Output(_) | Self::Json(_) => Code::Internal,
         }
     }
@@ -148,11 +150,18 @@ impl CliError {
             (Self::NoOutput { known, .. }, _) => {
                 return Some(format!("its outputs are {}", known.join(", ")));
             }
-            (Self::NoConnection { name, .. }, _) => {
-                return Some(format!(
-                    "give its address with --connection {name}=URL, or under \
-                     `worker.connections.{name}` in the configuration file"
-                ));
+            (Self::NotConfigured { kind, name, .. }, _) => {
+                return Some(if *kind == TaskKind::Sql {
+                    format!(
+                        "give its address with --connection {name}=URL, or under \
+                         `worker.connections.{name}` in the configuration file"
+                    )
+                } else {
+                    format!(
+                        "describe it under `worker.models.{name}` in the configuration file, or give the \
+                         task a `base_url`"
+                    )
+                });
             }
             (_, Code::DataDirLocked) => {
                 "wait for that process, submit to it with `levelflow submit` if it serves, \

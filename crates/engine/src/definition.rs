@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::expression::{Condition, ExpressionError, Template};
+use levelflow_common::expression::{Condition, ExpressionError, Template, has_expression};
 use levelflow_common::limits::DEFAULT_RUN_TIMEOUT;
 use levelflow_common::retry::RetryPolicy;
+use levelflow_common::upstream::of_model;
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
 
@@ -94,7 +95,7 @@ pub struct Requirement {
     pub kind: TaskKind,
     /// The handler; empty for other kinds.
     pub handler: Arc<str>,
-    /// The database that it can ask; empty for other kinds than `sql`.
+    /// The database that it can ask, or the language model, as its hello names it; empty if any will do.
     pub connection: Arc<str>,
     /// Labels that it has.
     pub labels: BTreeMap<String, String>,
@@ -185,10 +186,7 @@ impl TaskSpec {
             handler = task.with["name"].as_str().unwrap_or_default();
             input = &task.with["input"];
         }
-        let connection = match task.kind {
-            TaskKind::Sql => task.with["connection"].as_str().unwrap_or_default(),
-            _ => "",
-        };
+        let connection = connection(task);
         let template = Template::compile_input(task.kind, input)?;
         let when = task.when.as_deref().map(Condition::compile).transpose()?;
         let for_each = match &task.for_each {
@@ -229,6 +227,19 @@ impl TaskSpec {
             priority: task.priority,
             continue_on_error: task.continue_on_error,
         })
+    }
+}
+
+/// What a worker must be able to ask. A model that is not known before the run, or that is one of several,
+/// is left to the worker.
+fn connection(task: &Task) -> String {
+    let named = |key: &str| task.with[key].as_str().filter(|name| !has_expression(name));
+    match task.kind {
+        TaskKind::Sql => named("connection").unwrap_or_default().to_owned(),
+        TaskKind::Chat if task.with["base_url"].is_null() => {
+            named("model").map(of_model).unwrap_or_default()
+        }
+        _ => String::new(),
     }
 }
 

@@ -164,7 +164,7 @@ pub struct Hello {
     pub kinds: BTreeSet<TaskKind>,
     /// The handlers that it has.
     pub handlers: BTreeSet<String>,
-    /// The databases that it can ask.
+    /// The databases and language models that it can ask.
     pub connections: BTreeSet<String>,
     /// Attempts of an earlier session that are still running or whose outcomes are not acknowledged.
     pub held: Vec<FencingToken>,

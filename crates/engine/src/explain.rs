@@ -134,7 +134,7 @@ impl Engine {
             format!("handler `{}`", requirement.handler)
         } else if !requirement.connection.is_empty() {
             format!(
-                "`{}` tasks on connection `{}`",
+                "`{}` tasks with `{}`",
                 requirement.kind, requirement.connection
             )
         } else {

@@ -16,7 +16,7 @@ use crate::connection::Target;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
-use crate::executor::{Executors, HttpConfig, SqlConnection};
+use crate::executor::{ChatModel, Executors, HttpConfig, SqlConnection};
 use crate::handler_error::HandlerError;
 use crate::secrets::SecretsConfig;
 use crate::worker::Worker;
@@ -117,6 +117,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn allow_http(mut self, target: impl Into<String>) -> Self {
         self.config.http.allow.push(target.into());
+        self
+    }
+
+    /// Lets `chat` tasks ask a language model by this name.
+    #[must_use]
+    pub fn model(mut self, name: impl Into<String>, model: ChatModel) -> Self {
+        self.config.models.insert(name.into(), model);
         self
     }
 

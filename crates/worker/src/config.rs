@@ -9,7 +9,7 @@ use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
-use crate::executor::{HttpConfig, SqlConnection};
+use crate::executor::{ChatModel, HttpConfig, SqlConnection};
 use crate::secrets::SecretsConfig;
 
 /// The most attempts that one worker runs at once.
@@ -40,6 +40,8 @@ pub struct WorkerConfig {
     pub connections: BTreeMap<String, SqlConnection>,
     /// Where it finds secrets.
     pub secrets: SecretsConfig,
+    /// The language models that `chat` tasks can name.
+    pub models: BTreeMap<String, ChatModel>,
     /// Threads for CPU-heavy handlers; 0 for one per core.
     pub cpu_threads: usize,
     /// The most blocking handlers at once.
@@ -67,6 +69,7 @@ impl Default for WorkerConfig {
             http: HttpConfig::default(),
             connections: BTreeMap::new(),
             secrets: SecretsConfig::default(),
+            models: BTreeMap::new(),
             cpu_threads: 0,
             blocking_threads: 64,
             drain_timeout: HumanDuration(Duration::from_secs(30)),
@@ -93,6 +96,7 @@ impl WorkerConfig {
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
         in_range("queues", self.queues.len(), 0, 1024)?;
         in_range("connections", self.connections.len(), 0, 1024)?;
+        in_range("models", self.models.len(), 0, 1024)?;
         in_range("id", self.id.len(), 0, MAX_KEY_BYTES)?;
         if self.queues.iter().any(String::is_empty) {
             return Err(WorkerError::Setting {
@@ -106,9 +110,17 @@ impl WorkerConfig {
                 problem: "has an empty name".to_owned(),
             });
         }
-        for (name, connection) in &self.connections {
-            connection.validate(name).map_err(|(key, problem)| {
-                let place = ["connections", name, &key];
+        let connections = self.connections.iter().map(|(name, connection)| {
+            let checked = connection.validate(name);
+            ("connections", name, checked)
+        });
+        let models = self.models.iter().map(|(name, model)| {
+            let checked = model.validate(name);
+            ("models", name, checked)
+        });
+        for (section, name, checked) in connections.chain(models) {
+            checked.map_err(|(key, problem)| {
+                let place = [section, name, &key];
                 let place = &place[..if key.is_empty() { 2 } else { 3 }];
                 WorkerError::Setting {
                     setting: place.join(".").into(),

@@ -56,8 +56,8 @@ pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
 pub use executor::{
-    HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases, SqlPoolStatistics,
-    install_tls_provider,
+    ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases,
+    SqlPoolStatistics, install_tls_provider,
 };
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;

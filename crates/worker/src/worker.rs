@@ -141,7 +141,7 @@ fn hello(config: &WorkerConfig, executors: &Executors) -> v1::Hello {
         labels: config.labels.clone(),
         kinds: executors.kinds().iter().map(ToString::to_string).collect(),
         handlers: executors.handlers().map(str::to_owned).collect(),
-        connections: executors.databases().names().map(str::to_owned).collect(),
+        connections: executors.connections().collect(),
         held: Vec::new(),
         instance: Uuid::now_v7().as_u64_pair().1,
     }

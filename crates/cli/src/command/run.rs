@@ -1,6 +1,7 @@
 //! `levelflow run`: a workflow from start to end, in this process.
 
 use clap::Args;
+use levelflow_common::expression::has_expression;
 use levelflow_common::{TaskKind, Workflow};
 
 use crate::arguments::{
@@ -71,18 +72,24 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     result
 }
 
-/// Only the worker in this process will ever do the tasks, so a database that it does not have would be
-/// waited for without end.
+/// Only the worker in this process will ever do the tasks, so a database or a language model that it does
+/// not have would be waited for without end.
 fn check_connections(workflow: &Workflow, settings: &Settings) -> Result<(), CliError> {
-    let known = &settings.worker.connections;
+    let Settings { worker, .. } = settings;
     for task in &workflow.tasks {
-        if task.kind == TaskKind::Sql
-            && let Some(name) = task.with["connection"].as_str()
-            && name != LOCAL_CONNECTION
-            && !known.contains_key(name)
-        {
-            return Err(CliError::NoConnection {
+        let named = |key: &str| task.with[key].as_str().filter(|name| !has_expression(name));
+        let missing = match task.kind {
+            TaskKind::Sql => named("connection")
+                .filter(|&name| name != LOCAL_CONNECTION && !worker.connections.contains_key(name)),
+            TaskKind::Chat if task.with["base_url"].is_null() => {
+                named("model").filter(|&name| !worker.models.contains_key(name))
+            }
+            _ => None,
+        };
+        if let Some(name) = missing {
+            return Err(CliError::NotConfigured {
                 task: task.id.clone(),
+                kind: task.kind,
                 name: name.to_owned(),
             });
         }

@@ -168,7 +168,7 @@ async fn a_database_that_is_not_configured_is_named_before_the_run() {
     assert!(
         ended
             .stderr
-            .contains("task `ask` asks the database `shop`, which is not configured"),
+            .contains("task `ask` of type `sql` asks `shop`, which is not configured"),
         "{}",
         ended.stderr
     );

@@ -5,6 +5,7 @@
 mod api;
 mod breakers;
 mod chain;
+mod chat;
 mod client;
 mod crash_coordinator;
 mod crash_worker;

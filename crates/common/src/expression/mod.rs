@@ -19,7 +19,8 @@ mod value;
 
 pub use error::ExpressionError;
 pub use references::References;
-pub(crate) use scan::{has_expression, is_whole_expression};
+pub use scan::has_expression;
+pub(crate) use scan::is_whole_expression;
 pub use scope::Scope;
 pub use template::{Condition, Template};
 pub(crate) use template::{check_condition, text_references};

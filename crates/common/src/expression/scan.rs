@@ -18,7 +18,7 @@ pub(super) enum Piece<'a> {
 }
 
 /// Whether the text holds an expression.
-pub(crate) fn has_expression(text: &str) -> bool {
+pub fn has_expression(text: &str) -> bool {
     text.contains(OPEN)
 }
 

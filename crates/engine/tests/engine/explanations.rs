@@ -60,8 +60,7 @@ fn it_waits_for_a_worker_with_its_database() {
     let orders = json!({ "type": "sql", "with": { "connection": "orders", "query": "select 1" } });
     let run = shell.run(&flow([task("a", &[], orders), task("b", &[], json!({}))]));
     assert_eq!(shell.running(), ["b"]);
-    let none =
-        "no connected worker serves queue `default` that runs `sql` tasks on connection `orders`";
+    let none = "no connected worker serves queue `default` that runs `sql` tasks with `orders`";
     assert_eq!(
         why(&shell, run, "a", None)[0],
         ("no_worker", none.to_owned())

@@ -1,5 +1,6 @@
 //! What runs attempts, one module a task type.
 
+mod chat;
 pub(crate) mod handler;
 mod http;
 mod output;
@@ -20,9 +21,11 @@ use crate::context::Context;
 use crate::error::WorkerError;
 use crate::pace::Pace;
 use crate::secrets::{self, SecretsConfig};
+use chat::ChatExecutor;
 use handler::Handler;
 use http::HttpExecutor;
 
+pub use chat::ChatModel;
 pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
 pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
 
@@ -31,6 +34,7 @@ pub(crate) struct Executors {
     handlers: BTreeMap<String, Entry>,
     http: HttpExecutor,
     sql: SqlDatabases,
+    chat: ChatExecutor,
     allow_process: bool,
     secrets: Arc<SecretsConfig>,
     paces: Paces,
@@ -41,6 +45,7 @@ pub(crate) struct Executors {
 struct Paces {
     http: Arc<Pace>,
     sql: Arc<Pace>,
+    chat: Arc<Pace>,
     process: Arc<Pace>,
     transform: Arc<Pace>,
     refusal: Arc<Pace>,
@@ -60,9 +65,11 @@ impl Executors {
             let pace = Arc::default();
             (name, Entry { handler, pace })
         };
+        let http = HttpExecutor::new(config.http.clone())?;
         Ok(Self {
             handlers: handlers.into_iter().map(with_pace).collect(),
-            http: HttpExecutor::new(config.http.clone())?,
+            chat: ChatExecutor::new(&config.models, http.clone())?,
+            http,
             sql: SqlDatabases::new(&config.connections)?,
             allow_process: config.allow_process,
             secrets: Arc::new(config.secrets.clone()),
@@ -80,9 +87,16 @@ impl Executors {
         &self.sql
     }
 
+    /// What tasks can name here, and are only placed where it is: databases, and models as
+    /// [`levelflow_common::upstream::of_model`] writes them.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = String> {
+        let models = self.chat.models().map(levelflow_common::upstream::of_model);
+        self.sql.names().map(str::to_owned).chain(models)
+    }
+
     /// The task types that run here, `handler` excepted.
     pub(crate) fn kinds(&self) -> Vec<TaskKind> {
-        let mut kinds = vec![TaskKind::Http, TaskKind::Transform];
+        let mut kinds = vec![TaskKind::Http, TaskKind::Chat, TaskKind::Transform];
         if self.sql.names().next().is_some() {
             kinds.push(TaskKind::Sql);
         }
@@ -143,7 +157,8 @@ impl Executors {
                 "this worker does not run programs; start it so that it allows them".to_owned(),
             ),
             v1::TaskKind::Sql => job(self.sql.clone().run(context, input), &self.paces.sql),
-            v1::TaskKind::Chat | v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {
+            v1::TaskKind::Chat => job(self.chat.clone().run(context, input), &self.paces.chat),
+            v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {
                 self.refuse("this worker does not run tasks of that type".to_owned())
             }
         }

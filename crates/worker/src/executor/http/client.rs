@@ -34,7 +34,7 @@ pub fn install_tls_provider() {
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub(in crate::executor) enum SendError {
     /// The address may not be called.
     #[error(transparent)]
     Refused(Refused),
@@ -47,29 +47,29 @@ pub(super) enum SendError {
 }
 
 /// A response whose body is still to come.
-pub(super) struct Received {
-    pub(super) head: Parts,
-    pub(super) body: Incoming,
+pub(in crate::executor) struct Received {
+    pub(in crate::executor) head: Parts,
+    pub(in crate::executor) body: Incoming,
     /// To be given back when the body is read; dropped before, it closes the connection.
-    pub(super) connection: InUse,
+    pub(in crate::executor) connection: InUse,
 }
 
 /// A connection with an exchange under way.
-pub(super) struct InUse {
+pub(in crate::executor) struct InUse {
     sender: Sender,
     place: Place,
 }
 
 impl InUse {
     /// The body of the response is read.
-    pub(super) fn give_back(self) {
+    pub(in crate::executor) fn give_back(self) {
         self.place.give_back(self.sender);
     }
 }
 
 /// Sends requests. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(in crate::executor) struct Client {
     https: HttpsConnector<Dial>,
     connect_timeout: Duration,
     pool: Arc<Pool>,
@@ -98,12 +98,12 @@ impl Client {
     }
 
     /// Waits until there may be one more exchange with the host.
-    pub(super) async fn place(&self, uri: &Uri) -> Place {
+    pub(in crate::executor) async fn place(&self, uri: &Uri) -> Place {
         self.pool.place(uri).await
     }
 
     /// Sends a request to `uri` and waits for the head of the response.
-    pub(super) async fn send(
+    pub(in crate::executor) async fn send(
         &self,
         uri: &Uri,
         mut request: Request<Full<Bytes>>,

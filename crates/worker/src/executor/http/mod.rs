@@ -24,7 +24,6 @@ use levelflow_common::task_input::HttpInput;
 use levelflow_common::{AttemptResult, Code, Failure, HumanDuration};
 use tokio::time::timeout;
 
-use self::client::{Client, SendError};
 use self::dial::{Dial, Lookup, SystemLookup};
 use self::pool::{Place, Pool};
 use self::request::Prepared;
@@ -34,6 +33,10 @@ use crate::attempt::cancelled;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::upstream::OpenCall;
+
+pub(super) use client::{Client, SendError};
+pub(super) use request::OURS as USER_AGENT_OF_OURS;
+pub(super) use response::retry_after;
 
 pub use client::install_tls_provider;
 pub use config::HttpConfig;
@@ -125,7 +128,8 @@ impl HttpExecutor {
         result
     }
 
-    fn client(&self) -> Result<Client, Failure> {
+    /// The client, which other kinds of tasks share.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
         let shared = &self.0;
         let client = shared.client.get_or_init(|| {
             let pool = Arc::clone(&shared.pool);

@@ -220,7 +220,7 @@ impl Idle {
 
 /// Room for an exchange, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::executor) struct Place {
     host: Arc<Host>,
     in_use: Counted,
     _permit: OwnedSemaphorePermit,

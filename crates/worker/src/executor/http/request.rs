@@ -21,7 +21,8 @@ use url::form_urlencoded::{Serializer, Target};
 use crate::context::Context;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const OURS: HeaderValue =
+/// Who sends the requests of this worker.
+pub(in crate::executor) const OURS: HeaderValue =
     HeaderValue::from_static(concat!("levelflow/", env!("CARGO_PKG_VERSION")));
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -201,7 +201,7 @@ fn unexpected(status: StatusCode, headers: &HeaderMap, quoted: &str, what: &str)
 }
 
 /// How long the server asks to be left alone: so many seconds, or until a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(in crate::executor) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
