@@ -6,8 +6,8 @@ use std::time::Duration;
 use levelflow_common::duration::{HumanDuration, InvalidDuration, LONGEST};
 use levelflow_common::retry::{AttemptCode, RetryPolicy};
 use levelflow_common::workflow::{
-    Edge, ForEach, InputSpec, InputType, Priority, Task, TaskKind, Timeouts, WorkerSelector,
-    Workflow,
+    Concurrency, Edge, ForEach, InputSpec, InputType, Priority, RateLimit, Task, TaskKind,
+    Timeouts, WorkerSelector, Workflow,
 };
 use serde_json::Value;
 
@@ -72,6 +72,8 @@ impl From<Task> for v1::TaskDefinition {
             priority: task.priority.map(Enumeration::number).unwrap_or_default(),
             worker: task.worker.map(Into::into),
             continue_on_error: task.continue_on_error,
+            concurrency: task.concurrency.map(Into::into),
+            rate_limit: task.rate_limit.map(Into::into),
         }
     }
 }
@@ -120,6 +122,26 @@ impl From<WorkerSelector> for v1::WorkerSelector {
         Self {
             queue: selector.queue.unwrap_or_default(),
             labels: selector.labels,
+        }
+    }
+}
+
+impl From<Concurrency> for v1::Concurrency {
+    fn from(concurrency: Concurrency) -> Self {
+        Self {
+            key: concurrency.key,
+            limit: concurrency.limit,
+            on_full: concurrency.on_full.number(),
+        }
+    }
+}
+
+impl From<RateLimit> for v1::RateLimit {
+    fn from(rate: RateLimit) -> Self {
+        Self {
+            key: rate.key,
+            limit: rate.limit,
+            per: Some(duration_message(rate.per)),
         }
     }
 }
@@ -260,7 +282,28 @@ impl Reader {
                 queue: text(selector.queue),
                 labels: selector.labels,
             }),
+            concurrency: message.concurrency.map(|concurrency| Concurrency {
+                key: concurrency.key,
+                limit: concurrency.limit,
+                on_full: self
+                    .enumeration(&format!("{path}.concurrency.on_full"), concurrency.on_full),
+            }),
+            rate_limit: message
+                .rate_limit
+                .map(|rate| self.rate_limit(&format!("{path}.rate_limit"), rate)),
             continue_on_error: message.continue_on_error,
+        }
+    }
+
+    fn rate_limit(&mut self, path: &str, message: v1::RateLimit) -> RateLimit {
+        let per = format!("{path}.per");
+        if message.per.is_none() {
+            self.report(per.clone(), FieldProblem::Missing);
+        }
+        RateLimit {
+            key: message.key,
+            limit: message.limit,
+            per: self.duration(&per, message.per).unwrap_or_default(),
         }
     }
 
@@ -409,7 +452,7 @@ fn read_duration(message: prost_types::Duration) -> Result<HumanDuration, Invali
 
 #[cfg(test)]
 mod tests {
-    use levelflow_common::workflow::{Dispatch, Durability};
+    use levelflow_common::workflow::{Dispatch, Durability, OnFull};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -508,6 +551,21 @@ mod tests {
             .prop_map(|(queue, labels)| WorkerSelector { queue, labels })
     }
 
+    fn concurrency() -> impl Strategy<Value = Concurrency> {
+        let on_full = [OnFull::Queue, OnFull::Fail, OnFull::CancelOldest];
+        (word(), 1..9_u32, prop::sample::select(on_full.to_vec())).prop_map(
+            |(key, limit, on_full)| Concurrency {
+                key,
+                limit,
+                on_full,
+            },
+        )
+    }
+
+    fn rate_limit() -> impl Strategy<Value = RateLimit> {
+        (word(), 1..9_u32, duration()).prop_map(|(key, limit, per)| RateLimit { key, limit, per })
+    }
+
     fn task() -> impl Strategy<Value = Task> {
         let what = (
             word(),
@@ -523,12 +581,24 @@ mod tests {
             prop::option::of(timeouts()),
             prop::option::of(priority()),
             prop::option::of(selector()),
+            prop::option::of(concurrency()),
+            prop::option::of(rate_limit()),
             any::<bool>(),
         );
         (what, how).prop_map(
             |(
                 (id, kind, description, with, needs),
-                (when, for_each, retry, timeout, priority, worker, continue_on_error),
+                (
+                    when,
+                    for_each,
+                    retry,
+                    timeout,
+                    priority,
+                    worker,
+                    concurrency,
+                    rate_limit,
+                    continue_on_error,
+                ),
             )| Task {
                 id,
                 kind,
@@ -541,6 +611,8 @@ mod tests {
                 timeout,
                 priority,
                 worker,
+                concurrency,
+                rate_limit,
                 continue_on_error,
             },
         )
@@ -666,6 +738,7 @@ mod tests {
                         ..Default::default()
                     }),
                     priority: -1,
+                    rate_limit: Some(v1::RateLimit::default()),
                     ..Default::default()
                 },
             ],
@@ -690,6 +763,7 @@ mod tests {
                 "tasks[1].retry.non_retryable[1]: `timeout` is unknown; \
                  expected the code of a failure of an attempt, such as http_status",
                 "tasks[1].priority: -1 is not a value of this enumeration",
+                "tasks[1].rate_limit.per: is missing",
                 "outputs.url: is not JSON: EOF while parsing a value at line 1 column 0",
             ]
         );

@@ -1,7 +1,7 @@
 //! Enumerations of the vocabulary as the numbers that stand for them on the wire.
 
 use levelflow_common::view::BreakerStatus;
-use levelflow_common::workflow::{Dispatch, Durability};
+use levelflow_common::workflow::{Dispatch, Durability, OnFull};
 use levelflow_common::{Priority, RunStatus, TaskKind, TaskStatus};
 
 use crate::invalid::{FieldProblem, InvalidField};
@@ -53,6 +53,11 @@ enumeration!(Priority {
 });
 enumeration!(Durability { Strict, Relaxed });
 enumeration!(Dispatch { Ready, Level });
+enumeration!(OnFull {
+    Queue,
+    Fail,
+    CancelOldest
+});
 enumeration!(TaskKind {
     Http,
     Process,

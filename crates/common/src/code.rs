@@ -137,6 +137,12 @@ codes! {
     TotalTimeout = "total_timeout", Task;
     /// A handler was silent for too long.
     HeartbeatTimeout = "heartbeat_timeout", Task;
+    /// As many tasks with the same concurrency key as may run were waiting or running.
+    ConcurrencyFull = "concurrency_full", Task;
+    /// A newer task with the same concurrency key took its place.
+    ConcurrencyDisplaced = "concurrency_displaced", Task;
+    /// Tasks with too many different rate limit keys started lately.
+    RateKeysExhausted = "rate_keys_exhausted", Task;
     /// The worker was lost during the attempt.
     WorkerLost = "worker_lost", Task;
     /// The run was cancelled.

@@ -36,6 +36,10 @@ pub const MAX_FOR_EACH_ITEMS: usize = 10_000;
 pub const MAX_LABELS: usize = 64;
 /// Bytes of an idempotency key.
 pub const MAX_KEY_BYTES: usize = 256;
+/// Bytes of the key of a concurrency or rate limit.
+pub const MAX_LIMIT_KEY_BYTES: usize = 256;
+/// The shortest time in which a rate limit counts.
+pub const MIN_RATE_PERIOD: Duration = Duration::from_millis(1);
 /// Bytes of one gRPC message.
 pub const MAX_MESSAGE_BYTES: usize = 40 * 1024 * 1024;
 /// Bytes of the name of an upstream.

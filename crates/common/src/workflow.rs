@@ -110,6 +110,12 @@ pub struct Task {
     /// Which workers may run it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerSelector>,
+    /// How many tasks with the same key may run at once, in all runs of a tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// How often tasks with the same key may start, in all runs of a tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// The run goes on and may succeed although this task failed; its output is then null.
     #[serde(default, skip_serializing_if = "is_default")]
     pub continue_on_error: bool,
@@ -144,6 +150,46 @@ pub struct ForEach {
 
 fn default_item_name() -> String {
     "item".to_owned()
+}
+
+/// How many tasks with the same key may run at once, in all runs of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// What tasks have in common that count together; may hold expressions.
+    pub key: String,
+    /// The most of them that run at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub limit: u32,
+    /// What becomes of a task that is over the limit.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_full: OnFull,
+}
+
+/// What becomes of a task over its concurrency limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// It waits until one of those that run has ended.
+    #[default]
+    Queue,
+    /// It fails at once, when as many as may run are waiting or running.
+    Fail,
+    /// The oldest of those that are waiting or running fails in its place.
+    CancelOldest,
+}
+
+/// How often tasks with the same key may start, in all runs of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// What tasks have in common that count together; may hold expressions.
+    pub key: String,
+    /// The most of them that start in a row.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub limit: u32,
+    /// In which time as many may start again.
+    pub per: HumanDuration,
 }
 
 /// What runs a task.

@@ -97,9 +97,11 @@ fn evaluate(
             .map_err(|error| Failure::permanent(Code::TaskInputInvalid, error.to_string()))?;
         return Ok(Preparation::Sleep(sleep.duration.0));
     }
+    let keys = spec.limits.as_ref().map(|limits| limits.keys(&scope));
     Ok(Preparation::Input {
         upstream: upstream::of_task(spec.kind, &input).map(Into::into),
         input: json(&input),
+        keys: keys.transpose()?,
     })
 }
 
@@ -193,14 +195,12 @@ mod tests {
   - { id: b, type: transform, with: { value: { n: '${{ inputs.n }}', a: '${{ tasks.a.output.x }}' } } }";
         let input = prepare_last(tasks, br#"{"x":[true]}"#).unwrap();
         let expected = Bytes::from_static(br#"{"value":{"a":[true],"n":3}}"#);
-        let upstream = None;
-        assert_eq!(
-            input,
-            Preparation::Input {
-                input: expected,
-                upstream
-            }
-        );
+        let expected = Preparation::Input {
+            input: expected,
+            upstream: None,
+            keys: None,
+        };
+        assert_eq!(input, expected);
     }
 
     #[test]

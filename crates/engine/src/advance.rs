@@ -9,6 +9,8 @@ use levelflow_common::{Code, Failure, RunStatus, TaskKind, TaskStatus, Timestamp
 use crate::command::{BatchNumber, Command, EndedTask, Prepare, RunContext};
 use crate::engine::Engine;
 use crate::event::{Preparation, RunKey, Ticket};
+use crate::lane::LaneId;
+use crate::limit::LimitKeys;
 use crate::live::LiveTask;
 use crate::ready::Ready;
 use crate::record::{Fact, TaskIndex};
@@ -63,7 +65,16 @@ impl Engine {
                 return;
             }
             LiveTask::Preparing(_) => {}
-            LiveTask::Queued { lane, .. } => self.lanes.count(lane, false),
+            LiveTask::Queued { lane, .. } => {
+                self.lanes.count(lane, false);
+                if run.has_limits {
+                    self.unclaim(key, task);
+                }
+            }
+            LiveTask::Parked { lane, .. } => {
+                self.lanes.count_parked(lane, false);
+                self.unclaim(key, task);
+            }
             LiveTask::Leased(token) => self.revoke(token),
         }
         let run = &mut self.runs[key.0 as usize];
@@ -80,7 +91,7 @@ impl Engine {
         if spec.constant_input.is_some() && !list && spec.kind != TaskKind::Sleep {
             let upstream = spec.upstream.clone();
             let upstream = upstream.and_then(|name| self.intern_upstream(now, &name));
-            self.enqueue(now, key, task, None, upstream);
+            self.enqueue(now, key, task, None, upstream, None);
             return;
         }
         self.prepare(key, task);
@@ -126,9 +137,13 @@ impl Engine {
             return;
         }
         match result {
-            Ok(Preparation::Input { input, upstream }) => {
+            Ok(Preparation::Input {
+                input,
+                upstream,
+                keys,
+            }) => {
                 let upstream = upstream.and_then(|name| self.intern_upstream(now, &name));
-                self.enqueue(now, key, task, Some(input), upstream);
+                self.enqueue(now, key, task, Some(input), upstream, keys.as_deref());
             }
             Ok(Preparation::Skip) => self.record(now, key, Fact::Skipped { task }),
             Ok(Preparation::Items(items)) if items.len() > MAX_FOR_EACH_ITEMS => {
@@ -211,7 +226,8 @@ impl Engine {
         self.record(now, key, fact);
     }
 
-    /// Puts a task in its queue; `input` is none where it is constant.
+    /// Puts a task in its queue, if its limits allow it. `input` is none where it is constant, and so are
+    /// the `keys` of its limits.
     pub(crate) fn enqueue(
         &mut self,
         now: Timestamp,
@@ -219,46 +235,71 @@ impl Engine {
         task: TaskIndex,
         input: Option<Bytes>,
         upstream: Option<UpstreamKey>,
+        keys: Option<&LimitKeys>,
+    ) {
+        let run = &self.runs[key.0 as usize];
+        let defined = run.state.defined(task);
+        let spec = &run.state.definition.tasks[defined.0 as usize];
+        let (queue_timeout, has_limits) = (spec.queue_timeout, spec.limits.is_some());
+        let base = run.profile.lanes[defined.0 as usize];
+        let ready_in = run.recorded_in.0;
+        let lane = match upstream {
+            None => base,
+            Some(upstream) => self.lane_to(base, upstream),
+        };
+        if has_limits && !self.claim(now, key, task, lane, keys) {
+            self.lanes.count_parked(lane, true);
+            *self.live_task(key, task) = LiveTask::Parked {
+                input,
+                since: now,
+                ready_in,
+                lane,
+            };
+        } else {
+            self.push(key, task, lane, input, now, ready_in);
+        }
+        if let Some(timeout) = queue_timeout {
+            let at = now.saturating_add(timeout);
+            self.arm(key, at, Timer::QueueTimeout(key, task));
+        }
+    }
+
+    /// Puts a task in the queue of its lane. Inlined, since every task goes through [`Engine::enqueue`].
+    #[inline(always)]
+    pub(crate) fn push(
+        &mut self,
+        key: RunKey,
+        task: TaskIndex,
+        lane: LaneId,
+        input: Option<Bytes>,
+        since: Timestamp,
+        ready_in: BatchNumber,
     ) {
         let ticket = self.ticket();
-        let run = &mut self.runs[key.0 as usize];
+        let run = &self.runs[key.0 as usize];
         let state = &run.state;
         let defined = state.defined(task);
-        let spec = &state.definition.tasks[defined.0 as usize];
-        let queue_timeout = spec.queue_timeout;
         let ready = Ready {
             remaining: run.profile.remaining[defined.0 as usize],
             dependents: state.definition.plan.dependents(defined).len() as u32,
             order: Reverse(ticket),
             run: key,
             task,
-            since: now,
+            since,
         };
-        let priority = spec.priority.unwrap_or(state.submitted.priority);
-        let base = run.profile.lanes[defined.0 as usize];
-        let lane = match upstream {
-            None => base,
-            Some(upstream) => self.lane_to(base, upstream),
-        };
-        let run = &self.runs[key.0 as usize];
         let queue = &mut self.lanes.get_mut(lane).queue;
-        queue.push(priority, &run.state.submitted.tenant, ready);
+        queue.push(state.priority_of(task), &state.submitted.tenant, ready);
         self.lanes.count(lane, true);
-        let ready_in = run.recorded_in.0;
         *self.live_task(key, task) = LiveTask::Queued {
             ticket,
             input,
-            since: now,
+            since,
             ready_in,
             lane,
         };
-        if let Some(timeout) = queue_timeout {
-            let at = now.saturating_add(timeout);
-            self.arm(key, at, Timer::QueueTimeout(key, task, ticket));
-        }
     }
 
-    /// Puts a task back that had an input already.
+    /// Puts a task back that was queued before.
     pub(crate) fn requeue(
         &mut self,
         now: Timestamp,
@@ -266,9 +307,10 @@ impl Engine {
         task: TaskIndex,
         input: Option<Bytes>,
         upstream: Option<UpstreamKey>,
+        keys: Option<&LimitKeys>,
     ) {
         if self.run(key).state.status == RunStatus::Running {
-            self.enqueue(now, key, task, input, upstream);
+            self.enqueue(now, key, task, input, upstream, keys);
         } else {
             let run = &mut self.runs[key.0 as usize];
             run.gate.leave(&run.state, task);
@@ -311,7 +353,10 @@ pub(crate) fn served_status(state: &RunState, task: TaskIndex, live: &LiveTask) 
         LiveTask::Preparing(_) if matches!(state.task(task).place, Place::List { .. }) => {
             TaskStatus::Running
         }
-        LiveTask::Gated | LiveTask::Preparing(_) | LiveTask::Queued { .. } => TaskStatus::Ready,
+        LiveTask::Gated
+        | LiveTask::Preparing(_)
+        | LiveTask::Queued { .. }
+        | LiveTask::Parked { .. } => TaskStatus::Ready,
         LiveTask::Idle => state.task(task).status,
     }
 }

@@ -23,6 +23,9 @@ pub struct Config {
     pub max_queue: usize,
     /// Runs that may be open before submits are refused.
     pub max_open_runs: usize,
+    /// Rate limit keys that are known at once: those of tasks that wait or run, and those whose tokens
+    /// have not all come back.
+    pub max_rate_keys: usize,
     /// How long the key of an ended run is kept in memory.
     pub dedup_window: Duration,
     /// Of the tasks that have waited this long for a worker, one in four that are taken goes before more
@@ -42,6 +45,7 @@ impl Default for Config {
             sweep_interval: Duration::from_secs(1),
             max_queue: 10_000,
             max_open_runs: 100_000,
+            max_rate_keys: 100_000,
             dedup_window: limits::DEDUP_WINDOW,
             ageing: Duration::from_secs(30),
             breaker: BreakerPolicy::default(),

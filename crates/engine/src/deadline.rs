@@ -3,7 +3,7 @@
 use levelflow_common::{Code, Failure, FencingToken, RunStatus, TaskStatus, Timestamp};
 
 use crate::engine::Engine;
-use crate::event::{RunKey, Ticket};
+use crate::event::RunKey;
 use crate::live::LiveTask;
 use crate::record::{Fact, TaskIndex};
 use crate::timer::Timer;
@@ -13,15 +13,14 @@ impl Engine {
         while let Some((at, timer)) = self.timers.pop_due(now) {
             match timer {
                 Timer::Wake(run, task) => self.wake(now, at, run, task),
-                Timer::QueueTimeout(run, task, ticket) => {
-                    self.queue_timeout(now, run, task, ticket);
-                }
+                Timer::QueueTimeout(run, task) => self.queue_timeout(now, run, task),
                 Timer::TaskTimeout(run, task) => self.task_timeout(now, run, task),
                 Timer::RunTimeout(run) => {
                     if self.run(run).state.status == RunStatus::Running {
                         self.stop_run(now, run, Fact::TimedOut);
                     }
                 }
+                Timer::Refill(bucket) => self.refill(now, bucket),
                 Timer::Sweep => self.sweep(now),
                 Timer::Breakers => self.probe_upstreams(now),
             }
@@ -57,31 +56,27 @@ impl Engine {
         }
     }
 
-    fn queue_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex, ticket: Ticket) {
-        let (since, lane) = match *self.live_task(key, task) {
-            LiveTask::Queued {
-                ticket: known,
-                since,
-                lane,
-                ..
-            } if known == ticket => (since, lane),
-            _ => return,
-        };
+    fn queue_timeout(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
         let state = &self.run(key).state;
         let spec = &state.definition.tasks[state.defined(task).0 as usize];
         let limit = spec.queue_timeout.unwrap_or_default();
-        // While an upstream is not to be called, the task does not wait for a worker.
-        let since = self.free_since(now, lane).max(since);
+        let (since, what) = match *self.live_task(key, task) {
+            // While an upstream is not to be called, the task does not wait for a worker.
+            LiveTask::Queued { since, lane, .. } => {
+                let since = self.free_since(now, lane).max(since);
+                (since, "no worker took the task")
+            }
+            LiveTask::Parked { since, .. } => (since, "its limits did not let the task start"),
+            _ => return,
+        };
+        // It may also have been queued anew since.
         if since.saturating_add(limit) > now {
             let at = since.saturating_add(limit.max(self.config.sweep_interval));
-            self.arm(key, at, Timer::QueueTimeout(key, task, ticket));
+            self.arm(key, at, Timer::QueueTimeout(key, task));
             return;
         }
         let waited = now.since(since);
-        let failure = Failure::permanent(
-            Code::QueueTimeout,
-            format!("no worker took the task within {waited:?}"),
-        );
+        let failure = Failure::permanent(Code::QueueTimeout, format!("{what} within {waited:?}"));
         self.fail_unstarted(now, key, task, failure);
     }
 
@@ -97,6 +92,17 @@ impl Engine {
             Code::TotalTimeout,
             format!("the task took longer than its total timeout of {limit:?}"),
         );
+        self.fail_under_way(now, key, task, failure);
+    }
+
+    /// Fails a task, whether an attempt of it is under way or not.
+    pub(crate) fn fail_under_way(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        failure: Failure,
+    ) {
         let lease = match *self.live_task(key, task) {
             LiveTask::Leased(token) => self.leases.get(token).filter(|lease| lease.sent),
             _ => None,

@@ -12,6 +12,7 @@ use levelflow_common::upstream::of_model;
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
 
+use crate::limit::LimitSpec;
 use crate::measured::expected;
 use crate::plan::{NotADag, Plan};
 use crate::record::TaskIndex;
@@ -34,6 +35,8 @@ pub struct Definition {
     pub plan: Plan,
     /// What has to be known of each task to run it.
     pub tasks: Vec<TaskSpec>,
+    /// Whether any of its tasks names limits.
+    pub has_limits: bool,
     /// The outputs of a run, by name.
     pub outputs: Vec<(String, Template)>,
     /// The outputs of a run, where they hold no expression.
@@ -71,6 +74,8 @@ pub struct TaskSpec {
     pub heartbeat_timeout: Option<Duration>,
     /// Overrides the run's priority.
     pub priority: Option<Priority>,
+    /// How many like it may run at once, and how often they may start.
+    pub limits: Option<Box<LimitSpec>>,
     /// The run goes on when it fails.
     pub continue_on_error: bool,
 }
@@ -161,6 +166,7 @@ impl Definition {
             name: workflow.name.as_str().into(),
             workflow,
             plan,
+            has_limits: tasks.iter().any(|task| task.limits.is_some()),
             tasks,
             outputs,
             constant_outputs,
@@ -197,8 +203,12 @@ impl TaskSpec {
             }),
             None => None,
         };
+        let limits = LimitSpec::new(task)?.map(Box::new);
+        let has_keys = limits
+            .as_ref()
+            .is_none_or(|it| it.constant_keys().is_some());
         // The condition of a list is evaluated once for the list, before its items.
-        let constant = template.is_static() && (when.is_none() || for_each.is_some());
+        let constant = template.is_static() && (when.is_none() || for_each.is_some()) && has_keys;
         let upstream = constant
             .then(|| upstream::of_task(task.kind, input))
             .flatten();
@@ -225,6 +235,7 @@ impl TaskSpec {
             total_timeout: timeout.total.map(|limit| limit.0),
             heartbeat_timeout: timeout.heartbeat.map(|limit| limit.0),
             priority: task.priority,
+            limits,
             continue_on_error: task.continue_on_error,
         })
     }

@@ -22,8 +22,12 @@ impl Engine {
     ///
     /// Called after a group of events rather than in each, so that the choice is among all of them.
     pub fn assign(&mut self, now: Timestamp) {
+        self.carry_out_verdicts(now);
         while let Some((lane, head, worker)) = self.most_urgent(now) {
             let (run, task) = self.lanes.get_mut(lane).queue.take(head);
+            if self.run(run).has_limits && !self.pass_limits(now, run, task) {
+                continue;
+            }
             self.lanes.count(lane, false);
             self.grant(now, run, task, lane, worker);
         }
@@ -91,6 +95,7 @@ impl Engine {
             worker,
             input,
             passed,
+            keys: None,
             sent: false,
             started_at: now,
             renewed_at: now,
@@ -183,9 +188,13 @@ impl Engine {
 
     /// Forgets a lease, without a word to anyone.
     pub(crate) fn end_lease(&mut self, token: FencingToken) -> Option<Lease> {
-        let lease = self.leases.revoke(token)?;
+        let mut lease = self.leases.revoke(token)?;
         self.workers.get_mut(lease.worker).leases -= 1;
-        self.runs[lease.run.0 as usize].leases -= 1;
+        let run = &mut self.runs[lease.run.0 as usize];
+        run.leases -= 1;
+        if run.has_limits {
+            lease.keys = self.unclaim(lease.run, lease.task);
+        }
         if let Some(passed) = lease.passed {
             self.passed_ended(passed);
         }

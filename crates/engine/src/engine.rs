@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::event::{Event, RunKey, Ticket};
 use crate::lane::Lanes;
 use crate::lease::Leases;
+use crate::limit::Limits;
 use crate::live::{LiveRun, LiveTask};
 use crate::measured::Measured;
 use crate::record::{Entry, Fact, Record, RunNumber, TaskIndex};
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(crate) workers: Workers,
     pub(crate) lanes: Lanes,
     pub(crate) leases: Leases,
+    pub(crate) limits: Limits,
     pub(crate) timers: Timers,
     pub(crate) upstreams: Upstreams,
     pub(crate) sweep_at: Option<Timestamp>,
@@ -101,6 +103,7 @@ impl Engine {
             fading_keys: VecDeque::new(),
             workers: Workers::default(),
             lanes: Lanes::default(),
+            limits: Limits::default(),
             timers: Timers::default(),
             sweep_at: None,
             measured: Measured::default(),

@@ -10,6 +10,7 @@ use levelflow_common::{
 };
 
 use crate::definition::Definition;
+use crate::limit::LimitKeys;
 use crate::record::{Submitted, TaskIndex};
 
 /// A run in the memory of one engine. Given again after the run was evicted, so whoever keeps one also
@@ -134,12 +135,14 @@ pub enum Event {
 pub enum Preparation {
     /// Its `when` is false.
     Skip,
-    /// Its input.
+    /// It can start.
     Input {
         /// A JSON value.
         input: Bytes,
         /// The upstream that it calls, as far as the input tells.
         upstream: Option<Arc<str>>,
+        /// The keys of its limits, if it has any.
+        keys: Option<Box<LimitKeys>>,
     },
     /// The items of its list, each a JSON value.
     Items(Vec<Bytes>),

@@ -33,7 +33,7 @@ pub struct Reason {
     pub text: String,
 }
 
-fn reason(code: &'static str, text: impl Into<String>) -> Reason {
+pub(crate) fn reason(code: &'static str, text: impl Into<String>) -> Reason {
     Reason {
         code,
         text: text.into(),
@@ -75,6 +75,7 @@ impl Engine {
                 vec![reason("preparing", "its expressions are being evaluated")]
             }
             LiveTask::Queued { since, lane, .. } => self.why_queued(now, *lane, *since),
+            LiveTask::Parked { since, .. } => self.why_parked(now, key, task, *since),
             LiveTask::Leased(token) => {
                 let lease = self.leases.get(*token);
                 lease

@@ -26,6 +26,7 @@ impl Engine {
         self.check_workers();
         self.check_lanes();
         self.check_upstreams();
+        self.check_limits();
         self.check_timers();
         for (key, run) in &self.runs {
             run.state.check_invariants();
@@ -98,19 +99,23 @@ impl Engine {
     }
 
     fn check_lanes(&self) {
-        let mut waiting = BTreeMap::new();
+        let (mut waiting, mut parked) = (BTreeMap::new(), BTreeMap::new());
         for (key, run) in &self.runs {
             for (task, live) in run.tasks.iter().enumerate() {
-                let &LiveTask::Queued { ticket, lane, .. } = live else {
+                let task = TaskIndex(task as u32);
+                let (LiveTask::Queued { lane, .. } | LiveTask::Parked { lane, .. }) = *live else {
                     continue;
                 };
-                let task = TaskIndex(task as u32);
                 let base = run.profile.lanes[run.state.defined(task).0 as usize];
                 assert_eq!(
                     self.lanes.get(lane).requirement,
                     self.lanes.get(base).requirement,
                     "a task waits where something else is required"
                 );
+                let LiveTask::Queued { ticket, .. } = *live else {
+                    *parked.entry(lane).or_insert(0) += 1;
+                    continue;
+                };
                 *waiting.entry(lane).or_insert(0) += 1;
                 assert!(
                     self.lanes
@@ -124,6 +129,9 @@ impl Engine {
         let mut by_queue = BTreeMap::new();
         self.lanes.check_invariants();
         for (id, lane) in self.lanes.iter() {
+            let held_back = parked.get(&id).copied().unwrap_or(0);
+            assert_eq!(lane.parked, held_back, "parked tasks are miscounted");
+            *by_queue.entry(&lane.requirement.queue).or_insert(0) += held_back;
             let count = waiting.get(&id).copied().unwrap_or(0);
             assert_eq!(lane.waiting, count, "the tasks in a lane are miscounted");
             *by_queue.entry(&lane.requirement.queue).or_insert(0) += count;
@@ -175,12 +183,12 @@ impl Engine {
     fn check_timers(&self) {
         for (at, timer) in self.timers.iter() {
             let (Timer::Wake(key, _)
-            | Timer::QueueTimeout(key, _, _)
+            | Timer::QueueTimeout(key, _)
             | Timer::TaskTimeout(key, _)
             | Timer::RunTimeout(key)) = timer
             else {
                 assert!(
-                    timer == Timer::Breakers || self.sweep_at == Some(at),
+                    timer != Timer::Sweep || self.sweep_at == Some(at),
                     "a sweep is armed that nobody waits for"
                 );
                 continue;

@@ -34,6 +34,8 @@ pub(crate) struct Lane {
     pub(crate) queue: ReadyQueue,
     /// Tasks that wait in it.
     pub(crate) waiting: usize,
+    /// Tasks whose limits do not let them wait in it yet.
+    pub(crate) parked: usize,
     /// The [`Hold`]s on it, as bits.
     holds: u8,
     /// Its place among [`Lanes::ready`], if it has one.
@@ -56,7 +58,7 @@ pub(crate) struct Lanes {
     by_requirement: BTreeMap<Arc<Requirement>, LaneId>,
     /// The lanes in which tasks wait that nothing but workers holds back.
     ready: Vec<LaneId>,
-    /// Tasks that wait in each queue, in all its lanes.
+    /// Tasks that wait in each queue, in all its lanes, those that are parked included.
     queues: Vec<usize>,
     queue_numbers: BTreeMap<Arc<str>, usize>,
 }
@@ -85,6 +87,7 @@ impl Lanes {
             upstream: None,
             queue: ReadyQueue::default(),
             waiting: 0,
+            parked: 0,
             holds: 0,
             place: None,
             queue_number,
@@ -103,6 +106,7 @@ impl Lanes {
             workers: like.workers.clone(),
             queue: ReadyQueue::default(),
             waiting: 0,
+            parked: 0,
             holds: 0,
             place: None,
             queue_number: like.queue_number,
@@ -113,7 +117,10 @@ impl Lanes {
     /// Forgets a lane in which nothing waits.
     pub(crate) fn remove(&mut self, lane: LaneId) {
         let lane = self.all.remove(lane.0 as usize);
-        assert!(lane.waiting == 0, "only empty lanes are removed");
+        assert!(
+            lane.waiting + lane.parked == 0,
+            "only empty lanes are removed"
+        );
     }
 
     pub(crate) fn get(&self, lane: LaneId) -> &Lane {
@@ -195,7 +202,20 @@ impl Lanes {
         }
     }
 
-    /// Tasks that wait in a queue, in all its lanes.
+    /// A task of a lane was parked outside its queue, or is not any more.
+    pub(crate) fn count_parked(&mut self, id: LaneId, entered: bool) {
+        let lane = &mut self.all[id.0 as usize];
+        let queue = &mut self.queues[lane.queue_number];
+        if entered {
+            lane.parked += 1;
+            *queue += 1;
+        } else {
+            lane.parked -= 1;
+            *queue -= 1;
+        }
+    }
+
+    /// Tasks that wait in a queue, in all its lanes, those that are parked included.
     pub(crate) fn waiting_in(&self, queue: &str) -> usize {
         self.queue_numbers
             .get(queue)

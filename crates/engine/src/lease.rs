@@ -6,6 +6,7 @@ use bytes::Bytes;
 use levelflow_common::{FencingToken, Timestamp};
 
 use crate::event::RunKey;
+use crate::limit::LimitKeys;
 use crate::record::TaskIndex;
 use crate::upstream::Passed;
 use crate::worker::WorkerKey;
@@ -20,6 +21,8 @@ pub(crate) struct Lease {
     pub(crate) input: Option<Bytes>,
     /// The upstream that the attempt may call, as far as that is known.
     pub(crate) passed: Option<Passed>,
+    /// The keys of its limits, once it has ended: its slot and its token went with it.
+    pub(crate) keys: Option<Box<LimitKeys>>,
     /// Whether the attempt was sent. Until then it can be taken back without the worker.
     pub(crate) sent: bool,
     /// When it was sent; until then, when it was given.
@@ -140,6 +143,7 @@ mod tests {
             worker: WorkerKey(worker),
             input: None,
             passed: None,
+            keys: None,
             sent: true,
             started_at: Timestamp::default(),
             renewed_at: Timestamp::default(),

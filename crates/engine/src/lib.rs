@@ -20,6 +20,7 @@ mod explain;
 mod invariants;
 mod lane;
 mod lease;
+pub mod limit;
 mod live;
 mod measured;
 mod outcome;

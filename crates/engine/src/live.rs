@@ -24,6 +24,8 @@ pub(crate) struct LiveRun {
     /// The items of opened lists.
     pub(crate) lists: BTreeMap<TaskIndex, Vec<Bytes>>,
     pub(crate) profile: Arc<Profile>,
+    /// Whether any of its tasks names limits.
+    pub(crate) has_limits: bool,
     /// The batch with its submit.
     pub(crate) submitted_in: BatchNumber,
     /// The batch with its last record, and the place of its entry in that batch.
@@ -55,6 +57,17 @@ pub(crate) enum LiveTask {
         since: Timestamp,
         /// The batch that made it ready.
         ready_in: BatchNumber,
+        lane: LaneId,
+    },
+    /// Its limits do not let it start.
+    Parked {
+        /// As of a queued task.
+        input: Option<Bytes>,
+        /// When it could first be queued.
+        since: Timestamp,
+        /// As of a queued task.
+        ready_in: BatchNumber,
+        /// Where it is queued then.
         lane: LaneId,
     },
     /// An attempt is on a worker, or about to be sent.
@@ -217,7 +230,7 @@ impl Gate {
         let inside = |task: TaskIndex| match &tasks[task.0 as usize] {
             LiveTask::Idle | LiveTask::Gated => false,
             LiveTask::Preparing(_) => !matches!(state.task(task).place, Place::List { .. }),
-            LiveTask::Queued { .. } | LiveTask::Leased(_) => true,
+            LiveTask::Queued { .. } | LiveTask::Parked { .. } | LiveTask::Leased(_) => true,
         };
         let all = || (0..tasks.len() as u32).map(TaskIndex);
         let count = all().filter(|&task| inside(task)).count();

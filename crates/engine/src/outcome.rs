@@ -74,7 +74,7 @@ impl Engine {
         let (key, task) = (lease.run, lease.task);
         *self.live_task(key, task) = LiveTask::Idle;
         let upstream = self.intern_upstream(now, upstream);
-        self.requeue(now, key, task, lease.input, upstream);
+        self.requeue(now, key, task, lease.input, upstream, lease.keys.as_deref());
         self.finish_if_done(now, key);
     }
 

@@ -28,7 +28,7 @@ pub(crate) struct Ready {
 
 /// Of so many tasks that a lane gives out in a row, at most one goes first because of its age: where
 /// everything has waited for too long, the more urgent still comes first most of the time.
-const AGED_ONE_IN: u32 = 4;
+pub(crate) const AGED_ONE_IN: u32 = 4;
 
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue {

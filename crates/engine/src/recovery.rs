@@ -24,6 +24,7 @@ impl Engine {
         records: &[Record],
     ) -> Result<(), ReplayError> {
         let state = RunState::replay(number, definition.clone(), records)?;
+        self.limits.recovered(now);
         let (key, _) = self.open(
             number,
             state.submitted.clone(),

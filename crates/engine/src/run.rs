@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use levelflow_common::view::TaskCounts;
-use levelflow_common::{Code, Failure, RunStatus, TaskStatus, Timestamp};
+use levelflow_common::{Code, Failure, Priority, RunStatus, TaskStatus, Timestamp};
 
 use crate::definition::Definition;
 use crate::record::{Fact, KeptEnd, Progress, Record, RunNumber, Submitted, TaskIndex};
@@ -294,6 +294,12 @@ impl RunState {
     /// Whether a task of the definition may fail without failing the run.
     pub fn tolerates_failure_of(&self, task: TaskIndex) -> bool {
         self.definition.tasks[self.defined(task).0 as usize].continue_on_error
+    }
+
+    /// How urgent a task is.
+    pub(crate) fn priority_of(&self, task: TaskIndex) -> Priority {
+        let spec = &self.definition.tasks[self.defined(task).0 as usize];
+        spec.priority.unwrap_or(self.submitted.priority)
     }
 
     /// How the run stands, for its row in the list of runs.

@@ -135,7 +135,14 @@ impl Engine {
     fn give_back(&mut self, now: Timestamp, lease: Lease) {
         *self.live_task(lease.run, lease.task) = LiveTask::Idle;
         let upstream = lease.passed.map(|passed| passed.upstream);
-        self.requeue(now, lease.run, lease.task, lease.input, upstream);
+        self.requeue(
+            now,
+            lease.run,
+            lease.task,
+            lease.input,
+            upstream,
+            lease.keys.as_deref(),
+        );
         self.finish_if_done(now, lease.run);
     }
 

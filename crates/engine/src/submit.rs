@@ -95,6 +95,7 @@ impl Engine {
             lists: BTreeMap::new(),
             gate: Gate::new(&state),
             profile,
+            has_limits: state.definition.has_limits,
             submitted_in,
             recorded_in: (BatchNumber(0), 0),
             leases: 0,

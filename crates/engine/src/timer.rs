@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use levelflow_common::Timestamp;
 
-use crate::event::{RunKey, Ticket};
+use crate::event::RunKey;
+use crate::limit::BucketKey;
 use crate::record::TaskIndex;
 
 /// Something to do at a time.
@@ -13,11 +14,13 @@ pub(crate) enum Timer {
     /// A task's backoff or sleep is over.
     Wake(RunKey, TaskIndex),
     /// A task has waited too long for a worker.
-    QueueTimeout(RunKey, TaskIndex, Ticket),
+    QueueTimeout(RunKey, TaskIndex),
     /// A task has taken too long, all attempts together.
     TaskTimeout(RunKey, TaskIndex),
     /// A run has taken too long.
     RunTimeout(RunKey),
+    /// A rate limit has tokens again.
+    Refill(BucketKey),
     /// Leases are checked.
     Sweep,
     /// A breaker has been open for its time.

@@ -74,8 +74,8 @@ impl Upstreams {
 
 impl Upstream {
     fn waiting(&self, engine: &Engine) -> usize {
-        let lanes = self.lanes.iter();
-        lanes.map(|&lane| engine.lanes.get(lane).waiting).sum()
+        let lanes = self.lanes.iter().map(|&lane| engine.lanes.get(lane));
+        lanes.map(|lane| lane.waiting + lane.parked).sum()
     }
 
     fn is_idle(&self, engine: &Engine) -> bool {

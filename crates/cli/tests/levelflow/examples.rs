@@ -1,10 +1,12 @@
 //! The examples that are shipped.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::harness::{Home, text};
 
@@ -119,13 +121,7 @@ async fn the_report_names_a_folder_that_is_not_there() {
 #[tokio::test]
 async fn parallel_calls_are_summed_up() {
     let home = Home::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = levelflow_runtime::task::spawn("items", async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            levelflow_runtime::task::spawn("item", answer(stream));
-        }
-    });
+    let (address, server) = items().await;
     let base = format!("base=http://{address}");
     let arguments = ["run", &example("parallel-http.yaml"), "--input", &base];
     let (code, run) = home.json(&arguments).await;
@@ -184,6 +180,33 @@ async fn a_database_that_is_not_configured_is_named_before_the_run() {
         "{}",
         ended.stderr
     );
+}
+
+#[tokio::test]
+async fn polite_calls_all_get_their_turn() {
+    let home = Home::new();
+    let (address, server) = items().await;
+    let urls: Vec<String> = (0..12)
+        .map(|id| format!("http://{address}/items/{id}"))
+        .collect();
+    let urls = format!("urls={}", serde_json::json!(urls));
+    let arguments = ["run", &example("polite-http.yaml"), "--input", &urls];
+    let (code, run) = home.json(&arguments).await;
+    server.abort();
+    assert_eq!(code, Some(0), "{run}");
+    assert_eq!(run["outputs"]["statuses"], serde_json::json!(vec![200; 12]));
+}
+
+/// A server that has items.
+async fn items() -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = levelflow_runtime::task::spawn("items", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            levelflow_runtime::task::spawn("item", answer(stream));
+        }
+    });
+    (address, server)
 }
 
 /// Answers each request on a connection.

@@ -7,12 +7,14 @@ use super::path::Path;
 use super::report::Report;
 use super::shape::{Shape, ShapeCheck};
 use super::tree::{Node, Value};
+use crate::duration::HumanDuration;
 use crate::expression::{
     ExpressionError, References, check_condition, check_text, text_references,
 };
 use crate::inputs::accepts;
 use crate::limits::{
-    MAX_EDGES, MAX_FOR_EACH_ITEMS, MAX_LABELS, MAX_NAME_BYTES, MAX_TASK_ID_BYTES, MAX_TASKS,
+    MAX_EDGES, MAX_FOR_EACH_ITEMS, MAX_LABELS, MAX_LIMIT_KEY_BYTES, MAX_NAME_BYTES,
+    MAX_TASK_ID_BYTES, MAX_TASKS, MIN_RATE_PERIOD,
 };
 use crate::schema::input_schema;
 use crate::suggest::did_you_mean;
@@ -280,9 +282,51 @@ impl<'n> Check<'_, 'n> {
             );
         }
         let kind = task.get("type").and_then(Node::as_text);
-        if let Some(kind) = kind.and_then(TaskKind::parse) {
+        let kind = kind.and_then(TaskKind::parse);
+        for name in ["concurrency", "rate_limit"] {
+            if let Some((key, limit)) = task.entry(name) {
+                let path = path.key(name);
+                if kind == Some(TaskKind::Sleep) {
+                    self.report.add(&path, key.position, || {
+                        let message = format!("`{name}` is not for `sleep`");
+                        let help = "a `sleep` takes no worker and runs nothing";
+                        (message, Some(help.to_owned()))
+                    });
+                }
+                self.limit(limit, names, &path);
+            }
+        }
+        if let Some(kind) = kind {
             names.secrets = kind.takes_secrets();
             self.input(kind, task, names, path);
+        }
+    }
+
+    /// A concurrency or rate limit.
+    fn limit(&mut self, limit: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
+        if let Some(key) = limit.get("key") {
+            let path = path.key("key");
+            self.expressions(key, names, &path);
+            let bytes = key.as_text().map_or(1, str::len);
+            let has_expression = || key.as_text().is_some_and(crate::expression::has_expression);
+            if bytes == 0 {
+                self.report
+                    .add(&path, key.position, || ("`key` is empty".to_owned(), None));
+            } else if bytes > MAX_LIMIT_KEY_BYTES && !has_expression() {
+                self.report.add(&path, key.position, || {
+                    let message =
+                        format!("`key` is {bytes} bytes long; the most is {MAX_LIMIT_KEY_BYTES}");
+                    (message, None)
+                });
+            }
+        }
+        if let Some(per) = limit.get("per")
+            && super::decode::decode::<HumanDuration>(per).is_ok_and(|per| per.0 < MIN_RATE_PERIOD)
+        {
+            self.report.add(&path.key("per"), per.position, || {
+                let message = format!("`per` must be at least {}", HumanDuration(MIN_RATE_PERIOD));
+                (message, None)
+            });
         }
     }
 

@@ -10,8 +10,8 @@ use super::*;
 use crate::duration::HumanDuration;
 use crate::retry::{AttemptCode, RetryPolicy};
 use crate::workflow::{
-    Dispatch, Durability, Edge, ForEach, InputSpec, InputType, Priority, Task, TaskKind, Timeouts,
-    WorkerSelector,
+    Concurrency, Dispatch, Durability, Edge, ForEach, InputSpec, InputType, OnFull, Priority,
+    RateLimit, Task, TaskKind, Timeouts, WorkerSelector,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -134,6 +134,16 @@ fn task(index: usize) -> impl Strategy<Value = Task> {
                 worker: each.then(|| WorkerSelector {
                     queue: Some(queue.clone()),
                     labels: [(queue, String::new())].into(),
+                }),
+                concurrency: each.then(|| Concurrency {
+                    key: "k-${{ inputs }}".to_owned(),
+                    limit: max_parallel.unwrap_or(1),
+                    on_full: OnFull::CancelOldest,
+                }),
+                rate_limit: max_parallel.map(|limit| RateLimit {
+                    key: "k".to_owned(),
+                    limit,
+                    per: HumanDuration(std::time::Duration::from_secs(60)),
                 }),
                 continue_on_error,
             }

@@ -768,3 +768,57 @@ fn maps_of_any_values_are_read() {
     let problems = read_map("inputs.yaml", b"a: [\n").unwrap_err();
     assert_eq!(problems.source_name(), "inputs.yaml");
 }
+
+#[test]
+fn limits_by_key_are_checked() {
+    let concurrency = |value: &str| messages(&task(&format!("  concurrency: {value}\n")));
+    let none: [&str; 0] = [];
+    assert_eq!(
+        concurrency("{ key: \"${{ inputs.since }}\", limit: 3 }"),
+        none
+    );
+    assert_eq!(
+        concurrency("{ key: \"${{ inputs.sinc }}\", limit: 0, on_full: drop }"),
+        [
+            "7:23: `inputs.sinc` is not defined (did you mean `since`?)",
+            "7:52: `limit` must be between 1 and 1000000",
+            "7:64: `on_full` cannot be `drop` (it must be one of `queue`, `fail`, `cancel_oldest`)",
+        ]
+    );
+    assert_eq!(
+        concurrency("{ key: 7, per: 1s }"),
+        [
+            "7:16: `limit` is missing",
+            "7:23: `key` must be text, not a number (put it in quotes)",
+            "7:26: unknown key `per` (did you mean `key`?)",
+        ]
+    );
+    let rate = |value: &str| messages(&task(&format!("  rate_limit: {value}\n")));
+    assert_eq!(rate("{ key: k, limit: 10, per: 1m }"), none);
+    assert_eq!(
+        rate("{ key: '', limit: 10, per: 0s }"),
+        ["7:22: `key` is empty", "7:42: `per` must be at least 1ms"]
+    );
+    let long = format!("{{ key: {}, limit: 1, per: 1s }}", "k".repeat(257));
+    assert_eq!(
+        rate(&long),
+        ["7:22: `key` is 257 bytes long; the most is 256"]
+    );
+    assert_eq!(
+        messages(
+            "name: w\ntasks:\n- id: a\n  type: sleep\n  with: { duration: 1s }\n  \
+             rate_limit: { key: k, limit: 1, per: 1s }\n"
+        ),
+        ["6:3: `rate_limit` is not for `sleep` (a `sleep` takes no worker and runs nothing)"]
+    );
+}
+
+#[test]
+fn the_key_of_a_limit_is_an_edge_and_knows_the_item() {
+    let text = "name: w\ntasks:\n- { id: a, type: transform, with: { value: 1 } }\n- id: b\n  \
+                type: transform\n  with: { value: 1 }\n  for_each: { items: [1], as: host }\n  \
+                concurrency: { key: \"${{ host }}-${{ tasks.a.output }}\", limit: 1 }\n";
+    let draft = read("flow.yaml", text.as_bytes());
+    assert_eq!(draft.problems.to_string(), "");
+    assert_eq!(draft.edges, [(0, 1)]);
+}

@@ -150,8 +150,12 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
         proptest::option::weighted(0.2, 0..5_u8),
         proptest::option::weighted(0.1, 0..4_u8),
     );
-    (any::<u16>(), any::<u16>(), features, 0..4_u8).prop_map(
-        move |(needs, thinned, features, tolerance)| {
+    let limits = (
+        proptest::option::weighted(0.3, (0..4_usize, 1..4_u32, 0..3_usize)),
+        proptest::option::weighted(0.2, (0..4_usize, 1..4_u32, 1..3_u32)),
+    );
+    (any::<u16>(), any::<u16>(), features, limits, 0..4_u8).prop_map(
+        move |(needs, thinned, features, limits, tolerance)| {
             let (kind, when, attempts, initial, jitter, list, timeout, priority) = features;
             let needs: Vec<String> = (0..place)
                 .filter(|before| needs & thinned & (1 << before) != 0)
@@ -207,9 +211,27 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
                 Some(_) => task["priority"] = json!("low"),
                 None => {}
             }
+            if kind != 0 {
+                add_limits(&mut task, limits);
+            }
             task
         },
     )
+}
+
+/// Key, limit and what happens at the limit; key, limit and seconds.
+type Limits = (Option<(usize, u32, usize)>, Option<(usize, u32, u32)>);
+
+fn add_limits(task: &mut Value, (concurrency, rate): Limits) {
+    const KEYS: [&str; 4] = ["a", "b", "x-${{ inputs.x }}", "${{ inputs.none }}"];
+    if let Some((key, limit, on_full)) = concurrency {
+        let on_full = ["queue", "fail", "cancel_oldest"][on_full];
+        task["concurrency"] = json!({ "key": KEYS[key], "limit": limit, "on_full": on_full });
+    }
+    if let Some((key, limit, seconds)) = rate {
+        let per = format!("{seconds}s");
+        task["rate_limit"] = json!({ "key": KEYS[key], "limit": limit, "per": per });
+    }
 }
 
 fn workflow() -> impl Strategy<Value = Value> {
@@ -258,6 +280,7 @@ impl World {
             ageing: Duration::from_secs(5),
             max_queue: 40,
             max_open_runs: 12,
+            max_rate_keys: 3,
             breaker: BreakerPolicy {
                 failures: 2,
                 open_for: Duration::from_secs(5),

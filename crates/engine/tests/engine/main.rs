@@ -9,6 +9,7 @@ mod clients;
 mod definitions;
 mod explanations;
 mod guarantees;
+mod limits;
 mod lists;
 mod order;
 mod preparer;

@@ -1,28 +1,32 @@
 //! Evaluates what the engine asks for, as the coordinator does.
 
 use bytes::Bytes;
-use levelflow_common::expression::{ExpressionError, Scope};
+use levelflow_common::expression::{ExpressionError, Scope, Template};
 use levelflow_common::{Code, Failure, HumanDuration, TaskKind, upstream};
 use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
 use serde_json::{Map, Value};
 
 pub(crate) fn prepare(prepare: &Prepare) -> Result<Preparation, Failure> {
-    evaluate(prepare).map_err(|error| failed(&error))
+    let scope = scope(&prepare.context).map_err(|error| failed(&error))?;
+    evaluate(prepare, scope)
 }
 
-fn evaluate(prepare: &Prepare) -> Result<Preparation, ExpressionError> {
-    let mut scope = scope(&prepare.context)?;
+fn evaluate(prepare: &Prepare, mut scope: Scope) -> Result<Preparation, Failure> {
     let spec = &prepare.context.definition.tasks[prepare.defined.0 as usize];
     if let Some(condition) = &spec.when
         && prepare.item.is_none()
-        && !condition.evaluate(&scope)?
+        && !condition.evaluate(&scope).map_err(|error| failed(&error))?
     {
         return Ok(Preparation::Skip);
     }
+    let render = |template: &Template, scope: &Scope| {
+        let value = template.render(scope);
+        value.map_err(|error| failed(&error))
+    };
     if let Some(list) = &spec.for_each {
         let Some((position, item)) = &prepare.item else {
-            let items = list.items.render(&scope)?;
+            let items = render(&list.items, &scope)?;
             let items = items.as_array().expect("the tests list arrays");
             let bytes = |item: &Value| Bytes::from(item.to_string());
             return Ok(Preparation::Items(items.iter().map(bytes).collect()));
@@ -30,14 +34,16 @@ fn evaluate(prepare: &Prepare) -> Result<Preparation, ExpressionError> {
         let item = serde_json::from_slice(item).unwrap();
         scope.set_item(&list.name, &item, *position);
     }
-    let input = spec.input.render(&scope)?;
+    let input = render(&spec.input, &scope)?;
     if spec.kind == TaskKind::Sleep {
         let duration = serde_json::from_value::<HumanDuration>(input["duration"].clone());
         return Ok(Preparation::Sleep(duration.unwrap().0));
     }
+    let limits = spec.limits.as_ref();
     Ok(Preparation::Input {
         upstream: upstream::of_task(spec.kind, &input).map(Into::into),
         input: input.to_string().into(),
+        keys: limits.map(|limits| limits.keys(&scope)).transpose()?,
     })
 }
 

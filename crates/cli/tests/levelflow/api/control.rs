@@ -181,7 +181,12 @@ async fn a_resumed_run_keeps_what_succeeded() {
 }
 
 /// Waits until a task stands for a reason; the journal does not tell of all of them.
-async fn until_explained(client: &Client, run_id: &str, task: &str, code: &str) -> v1::TaskStatus {
+pub(super) async fn until_explained(
+    client: &Client,
+    run_id: &str,
+    task: &str,
+    code: &str,
+) -> v1::TaskStatus {
     eventually(code, async || {
         client.explain(run_id, task).await.1[0].code == code
     })

@@ -9,6 +9,7 @@ mod services;
 mod stop;
 mod submit;
 mod submit_stream;
+mod task_limits;
 mod watch;
 
 use serde_json::{Value, json};
