@@ -29,7 +29,8 @@ impl Asking {
         let worker = Running::start(builder.build().unwrap());
         let (mut session, hello) = coordinator.accept().await;
         assert!(hello.kinds.contains(&"chat".to_owned()), "{hello:?}");
-        session.welcome(50, &[]).await;
+        // No heartbeat comes between, so that outcomes tell of all calls.
+        session.welcome(60_000, &[]).await;
         session.until(|session| session.credits > 0).await;
         Self {
             session,

@@ -30,7 +30,8 @@ impl Asked {
         let (mut session, hello) = coordinator.accept().await;
         assert!(hello.kinds.contains(&"sql".to_owned()), "{hello:?}");
         assert_eq!(hello.connections, ["main"]);
-        session.welcome(50, &[]).await;
+        // No heartbeat comes between, so that outcomes tell of all calls.
+        session.welcome(60_000, &[]).await;
         session.until(|session| session.credits > 0).await;
         Self {
             session,
