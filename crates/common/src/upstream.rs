@@ -35,7 +35,7 @@ pub fn is_name(name: &str) -> bool {
 /// into the name: a host that is not plain gives none.
 pub fn of_task(kind: TaskKind, input: &Value) -> Option<String> {
     let name = match kind {
-        TaskKind::Http => of_url(input.get("url")?.as_str()?)?,
+        TaskKind::Http => of_url(known_start(input.get("url")?)?)?,
         TaskKind::Sql => of_connection(input.get("connection")?.as_str()?),
         TaskKind::Chat => of_chat(input)?,
         TaskKind::Process | TaskKind::Transform | TaskKind::Sleep | TaskKind::Handler => {
@@ -43,6 +43,19 @@ pub fn of_task(kind: TaskKind, input: &Value) -> Option<String> {
         }
     };
     is_name(&name).then_some(name)
+}
+
+/// An address as far as it is no secret; none if that leaves the host open.
+fn known_start(url: &Value) -> Option<&str> {
+    match url {
+        Value::String(url) => Some(url),
+        Value::Array(parts) => {
+            let start = parts.first()?.as_str()?;
+            let (_, rest) = start.split_once("://")?;
+            rest.contains(['/', '?', '#']).then_some(start)
+        }
+        _ => None,
+    }
 }
 
 /// The upstream of a database.
@@ -69,7 +82,7 @@ fn of_chat(input: &Value) -> Option<String> {
         return None;
     }
     match input.get("base_url").filter(|url| !url.is_null()) {
-        Some(url) => of_url(url.as_str()?),
+        Some(url) => of_url(known_start(url)?),
         None => Some(of_model(input.get("model")?.as_str()?)),
     }
 }
@@ -148,6 +161,22 @@ mod tests {
         }
         let long = format!("http://{}/", "h".repeat(MAX_UPSTREAM_BYTES));
         assert_eq!(of_task(TaskKind::Http, &json!({ "url": long })), None);
+    }
+
+    #[test]
+    fn a_secret_after_the_host_does_not_hide_it() {
+        let of = |url| of_task(TaskKind::Http, &json!({ "url": url }));
+        let name = of(json!(["http://h/?key=", null]));
+        assert_eq!(name.as_deref(), Some("http:h:80"));
+        for url in [
+            json!([null, "/x"]),
+            json!(["http://", null, "/x"]),
+            json!(["http://user:", null, "@h/x"]),
+            json!(["http://h", null, "/x"]),
+            json!([]),
+        ] {
+            assert_eq!(of(url), None);
+        }
     }
 
     #[test]

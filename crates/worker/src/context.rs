@@ -80,6 +80,24 @@ impl Context {
     /// Begins a call to an upstream that has a breaker for the whole cluster, such as
     /// `crm:eu-west`. Say how it ended: several failures in a row open the breaker.
     ///
+    /// ```
+    /// # use levelflow_worker::{Context, HandlerError};
+    /// # async fn ask(_: &str) -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// async fn customer(ctx: Context, id: String) -> Result<String, HandlerError> {
+    ///     let call = ctx.call("crm:eu-west")?;
+    ///     match ask(&id).await {
+    ///         Ok(customer) => {
+    ///             call.succeeded();
+    ///             Ok(customer)
+    ///         }
+    ///         Err(error) => {
+    ///             call.failed();
+    ///             Err(error.into())
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// When the breaker is open. Give the error on, or do without the call: an attempt that fails after
     /// this is tried again when the upstream may be called, and does not count.
