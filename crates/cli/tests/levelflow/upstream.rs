@@ -22,7 +22,7 @@ pub(crate) struct Upstream {
 
 struct State {
     /// How it turns calls down: status and headers.
-    turned_down: &'static str,
+    turned_down: String,
     healed: AtomicBool,
     served_at: Mutex<Vec<Instant>>,
 }
@@ -33,11 +33,12 @@ impl Upstream {
         Self::turning_down("503 Service Unavailable").await
     }
 
-    pub(crate) async fn turning_down(turned_down: &'static str) -> Self {
+    /// A server that answers with this status and these headers.
+    pub(crate) async fn turning_down(turned_down: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            turned_down,
+            turned_down: turned_down.to_owned(),
             healed: AtomicBool::new(false),
             served_at: Mutex::default(),
         });
@@ -103,7 +104,7 @@ async fn answer(mut stream: TcpStream, state: Arc<State>, failing: watch::Sender
                 "200 OK"
             } else {
                 failing.send_modify(|failed| failed.push(Instant::now()));
-                state.turned_down
+                &state.turned_down
             };
             let response = format!("HTTP/1.1 {head}\r\ncontent-length: 2\r\n\r\nok");
             if stream.write_all(response.as_bytes()).await.is_err() {
