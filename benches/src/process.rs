@@ -66,7 +66,13 @@ impl Process {
 
     /// The memory that is resident now, in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        memory(self.child.id(), "VmRSS:")
+        memory(&format!("/proc/{}/status", self.child.id()), "VmRSS:")
+    }
+
+    /// The same, where a page that several processes share counts as a part for each, in bytes: summed
+    /// up, it is what they take together.
+    pub(crate) fn proportional_bytes(&self) -> Result<u64> {
+        memory(&format!("/proc/{}/smaps_rollup", self.child.id()), "Pss:")
     }
 
     /// The most memory that was resident so far, in bytes.
@@ -96,12 +102,12 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// The most memory of a process that was resident so far, in bytes.
 pub(crate) fn peak_resident_bytes(pid: u32) -> Result<u64> {
-    memory(pid, "VmHWM:")
+    memory(&format!("/proc/{pid}/status"), "VmHWM:")
 }
 
-/// A line of proc_pid_status(5) that is an amount of memory, in bytes.
-fn memory(pid: u32, name: &str) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+/// A line of a file of proc(5) that is an amount of memory, in bytes.
+fn memory(file: &str, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(file)?;
     let kib: u64 = status
         .lines()
         .find_map(|line| line.strip_prefix(name))

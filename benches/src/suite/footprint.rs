@@ -46,7 +46,8 @@ enum Row {
     Idle {
         coordinator_mib: Figure,
         workers_mib: Figure,
-        total_mib: Figure,
+        /// Less than the sum: what the processes share counts once.
+        together_mib: Figure,
         /// Of one core, all processes together.
         cpu_percent: Figure,
     },
@@ -58,7 +59,7 @@ enum Row {
 struct Idle {
     coordinator: Vec<f64>,
     workers: Vec<f64>,
-    total: Vec<f64>,
+    together: Vec<f64>,
     cpu: Vec<f64>,
 }
 
@@ -81,12 +82,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Row::Idle {
                 coordinator_mib,
                 workers_mib,
-                total_mib,
+                together_mib,
                 cpu_percent,
             } => {
                 lines.push(line("idle coordinator, MiB", *coordinator_mib));
                 lines.push(line("idle workers, MiB", *workers_mib));
-                lines.push(line("idle together, MiB", *total_mib));
+                lines.push(line("idle together, MiB", *together_mib));
                 lines.push(line("idle, % of a core", *cpu_percent));
             }
             Row::Open { runs, peak_mib } => {
@@ -110,19 +111,20 @@ async fn idle(arguments: &Arguments) -> Result<Row> {
         tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
         let cpu = (cluster.cpu_seconds()? - cpu) / started.elapsed().as_secs_f64();
         let coordinator = cluster.coordinator.resident_bytes()? as f64 / MIB;
-        let mut workers = 0.0;
+        let (mut workers, mut together) = (0, cluster.coordinator.proportional_bytes()?);
         for worker in &cluster.workers {
-            workers += worker.resident_bytes()? as f64 / MIB;
+            workers += worker.resident_bytes()?;
+            together += worker.proportional_bytes()?;
         }
         idle.coordinator.push(coordinator);
-        idle.workers.push(workers);
-        idle.total.push(coordinator + workers);
+        idle.workers.push(workers as f64 / MIB);
+        idle.together.push(together as f64 / MIB);
         idle.cpu.push(cpu * 100.0);
     }
     Ok(Row::Idle {
         coordinator_mib: Figure::of(idle.coordinator),
         workers_mib: Figure::of(idle.workers),
-        total_mib: Figure::of(idle.total),
+        together_mib: Figure::of(idle.together),
         cpu_percent: Figure::of(idle.cpu),
     })
 }
