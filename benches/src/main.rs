@@ -32,6 +32,8 @@ enum Command {
     Engine(suite::engine::Arguments),
     /// Memory and processor time of a cluster that is idle, and memory with many open runs.
     Footprint(suite::footprint::Arguments),
+    /// What keeping connections saves http tasks.
+    HttpPool(suite::http_pool::Arguments),
     /// Time of one run after the other.
     Latency(suite::latency::Arguments),
     /// What the disk, SQLite, the wire and a bare loop over them allow.
@@ -65,6 +67,7 @@ fn main() -> Result<()> {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Footprint(arguments) => suite::footprint::run(&arguments),
+        Command::HttpPool(arguments) => suite::http_pool::run(&arguments),
         Command::Latency(arguments) => suite::latency::run(&arguments),
         Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),

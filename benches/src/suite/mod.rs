@@ -3,6 +3,7 @@
 pub(crate) mod baseline;
 pub(crate) mod engine;
 pub(crate) mod footprint;
+pub(crate) mod http_pool;
 pub(crate) mod latency;
 pub(crate) mod limits;
 pub(crate) mod scale;

@@ -19,7 +19,7 @@ use executor::Rung;
 pub(crate) use executor::{ExecutorArguments, execute};
 use levelflow::Levelflow;
 use report::{Report, Round, Row, Seen};
-use service::Service;
+pub(super) use service::Service;
 pub(crate) use service::{ServiceArguments, serve};
 
 #[derive(clap::Args)]

@@ -38,6 +38,16 @@ pub(crate) struct ServiceArguments {
     fail_percent: f64,
 }
 
+impl ServiceArguments {
+    /// Of a service that answers every call.
+    pub(crate) fn reliable(service_ms: u64) -> Self {
+        Self {
+            service_ms,
+            fail_percent: 0.0,
+        }
+    }
+}
+
 /// What the service saw.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Counts {
@@ -59,13 +69,13 @@ struct Counters {
 }
 
 /// The service in a process of its own.
-pub(super) struct Service {
+pub(in crate::suite) struct Service {
     process: Process,
     client: reqwest::Client,
 }
 
 impl Service {
-    pub(super) fn start(arguments: &ServiceArguments) -> Result<Self> {
+    pub(in crate::suite) fn start(arguments: &ServiceArguments) -> Result<Self> {
         let arguments = [
             "--service-ms".to_owned(),
             arguments.service_ms.to_string(),
@@ -79,7 +89,7 @@ impl Service {
     }
 
     /// What tasks call.
-    pub(super) fn url(&self) -> String {
+    pub(in crate::suite) fn url(&self) -> String {
         format!("http://{}{WORK}", self.process.ready)
     }
 
