@@ -14,6 +14,7 @@ mod fold;
 mod follow;
 mod generated;
 mod harness;
+mod https;
 mod offline;
 mod run;
 mod secrets;

@@ -107,7 +107,7 @@ impl ChatExecutor {
             ));
         }
         let asker = Asker {
-            client: &http.client()?,
+            client: http.client(),
             context,
             question: &Question::of(&input)?,
             latencies,

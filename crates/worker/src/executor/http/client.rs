@@ -16,6 +16,7 @@ use hyper::http::response::Parts;
 use hyper::{Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use levelflow_common::HumanDuration;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio::time::{Instant, timeout};
 use tower::Service as _;
@@ -77,24 +78,20 @@ pub(in crate::executor) struct Client {
 
 impl Client {
     /// Reads the certificates of the system, which takes time.
-    pub(super) fn new(
-        config: &HttpConfig,
-        dial: Dial,
-        pool: Arc<Pool>,
-    ) -> Result<Self, rustls::Error> {
+    pub(super) fn new(config: &HttpConfig, dial: Dial, pool: Arc<Pool>) -> Self {
         install_tls_provider();
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(rustls::ClientConfig::with_platform_verifier()?)
+            .with_tls_config(tls())
             .https_or_http()
             .enable_http1()
             .wrap_connector(dial);
         let sweep = Pool::sweep(Arc::downgrade(&pool), config.keep_alive.0);
         levelflow_runtime::task::spawn("http pool", sweep);
-        Ok(Self {
+        Self {
             https,
             connect_timeout: config.connect_timeout.0,
             pool,
-        })
+        }
     }
 
     /// Waits until there may be one more exchange with the host.
@@ -160,6 +157,17 @@ impl Client {
             }
         }
     }
+}
+
+/// Trusts whom the system trusts.
+fn tls() -> ClientConfig {
+    ClientConfig::with_platform_verifier().unwrap_or_else(|error| {
+        // Small images have no certificates; what needs none goes on.
+        tracing::warn!(%error, "no authorities to trust, https will fail");
+        ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth()
+    })
 }
 
 fn not_connected(error: BoxError) -> SendError {

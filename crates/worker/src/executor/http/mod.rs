@@ -56,7 +56,7 @@ struct Shared {
     dial: Dial,
     pool: Arc<Pool>,
     /// Made when the first task runs, because reading the certificates of the system takes time.
-    client: OnceLock<Result<Client, String>>,
+    client: OnceLock<Client>,
 }
 
 impl HttpExecutor {
@@ -94,7 +94,7 @@ impl HttpExecutor {
         let redirects = input.redirects.unwrap_or(REDIRECTS).min(MAX_REDIRECTS);
         let limit = input.timeout.unwrap_or(self.0.config.timeout).0;
         let request = Prepared::of(&mut input, context)?;
-        let client = self.client()?;
+        let client = self.client();
         let what = request.describe();
         // Waiting for room is no fault of the server, and so no part of its time.
         let place = client.place(&request.uri).await;
@@ -108,7 +108,7 @@ impl HttpExecutor {
             _ => None,
         };
         let exchange = Exchange {
-            client: &client,
+            client,
             context,
             wanted: &wanted,
             redirects,
@@ -129,16 +129,11 @@ impl HttpExecutor {
     }
 
     /// The client, which other kinds of tasks share.
-    pub(super) fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> &Client {
         let shared = &self.0;
-        let client = shared.client.get_or_init(|| {
+        shared.client.get_or_init(|| {
             let pool = Arc::clone(&shared.pool);
             Client::new(&shared.config, shared.dial.clone(), pool)
-                .map_err(|error| error.to_string())
-        });
-        client.clone().map_err(|message| {
-            let message = format!("the HTTP client could not be made: {message}");
-            Failure::permanent(Code::HttpFailed, message)
         })
     }
 }
