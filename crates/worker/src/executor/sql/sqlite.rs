@@ -4,6 +4,9 @@
 //! they have in the file: `integer` and `real` are numbers, `text` is text, `blob` is base64. Parameters:
 //! numbers, text and null as they are, `true` and `false` as 1 and 0, lists and maps as JSON text.
 //!
+//! A transaction takes the lock for writing when it begins, so every isolation that a task can ask for is
+//! what it gets.
+//!
 //! Statements cannot reach other files: attaching is off.
 
 use std::path::PathBuf;

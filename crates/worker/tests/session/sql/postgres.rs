@@ -402,7 +402,7 @@ async fn a_pool_opens_no_more_connections_than_it_may() {
     let database = Database::create().await;
     let mut asked = Asked::start(SqlConnection {
         max_connections: 2,
-        idle_timeout: HumanDuration(Duration::from_millis(200)),
+        idle_timeout: HumanDuration(Duration::from_secs(2)),
         ..database.connection()
     })
     .await;

@@ -194,9 +194,10 @@ async fn single(lease: &mut Lease, work: &Work) -> Result<Bytes, SqlError> {
             answer.affected(rows);
             return Ok(More::Wanted);
         }
+        // Before the statement has any effect.
+        answer.begin_query(names(&prepared))?;
         let rows = client.query_raw(&prepared, params).await.map_err(refused)?;
         rows_come = true;
-        answer.begin_query(names(&prepared))?;
         let more = read(rows, &prepared, &mut answer, "").await?;
         answer.end_query();
         Ok(more)
@@ -273,6 +274,7 @@ async fn step(
         answer.affected(rows);
         return Ok(());
     }
+    answer.begin_query(names(&prepared))?;
     let portal = transaction
         .bind_raw(&prepared, params)
         .await
@@ -282,7 +284,6 @@ async fn step(
         .query_portal_raw(&portal, most)
         .await
         .map_err(refused)?;
-    answer.begin_query(names(&prepared))?;
     read(rows, &prepared, answer, &what).await?;
     answer.end_query();
     Ok(())
