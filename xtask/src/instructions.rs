@@ -13,7 +13,8 @@ use crate::cargo;
 use crate::workspace::Workspace;
 
 /// What is counted: the name of its count, the example that does it, and the example's argument.
-const WORKLOADS: [(&str, &str, Option<&str>); 2] = [
+const WORKLOADS: [(&str, &str, Option<&str>); 3] = [
+    ("codec", "count_codec", None),
     ("plan", "count_engine", Some("plan")),
     ("runs", "count_engine", Some("runs")),
 ];
@@ -27,10 +28,17 @@ const TOLERANCE_PERCENT: u64 = 10;
 
 /// These packages are built as in a release; those below them as for the tests, so that there is little
 /// to build. Their generic code is compiled with these.
-const OPTIMISED: [&str; 3] = ["bytes", "levelflow-common", "levelflow-engine"];
+const OPTIMISED: [&str; 5] = [
+    "bytes",
+    "prost",
+    "levelflow-common",
+    "levelflow-engine",
+    "levelflow-store",
+];
 
 /// One unit, so that what is inlined does not depend on how a crate was cut into units.
-const SETTINGS: [&str; 4] = [
+const SETTINGS: [&str; 5] = [
+    "debug=false",
     "opt-level=3",
     "codegen-units=1",
     "debug-assertions=false",

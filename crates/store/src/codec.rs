@@ -22,14 +22,14 @@ use crate::error::{DecodeError, StoreError};
 
 /// Turns entries into bytes, reusing its memory.
 #[derive(Debug, Default)]
-pub(crate) struct Encoder {
+pub struct Encoder {
     row: EntryRow,
 }
 
 impl Encoder {
     /// Appends the bytes of one entry's records. Bytes of entries that follow one another are together
     /// the bytes of one entry.
-    pub(crate) fn encode(&mut self, records: &[Record], bytes: &mut Vec<u8>) {
+    pub fn encode(&mut self, records: &[Record], bytes: &mut Vec<u8>) {
         self.row.records.extend(records.iter().map(RecordRow::of));
         self.row.encode(bytes).expect("a vector grows as needed");
         self.row.records.clear();
@@ -37,7 +37,10 @@ impl Encoder {
 }
 
 /// The records of one entry.
-pub(crate) fn decode(
+///
+/// # Errors
+/// When the bytes are damaged, or those of a newer version.
+pub fn decode(
     run: RunNumber,
     first_sequence: u64,
     bytes: Bytes,

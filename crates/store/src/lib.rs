@@ -27,6 +27,7 @@
 //! Questions go to reader threads with connections of their own. They have the filer catch up first, so
 //! that they see all that is durable.
 
+pub mod codec;
 pub mod error;
 pub mod lock;
 pub mod memory;
@@ -36,7 +37,6 @@ pub mod sqlite;
 #[cfg(test)]
 mod conformance;
 
-mod codec;
 mod commit;
 mod log;
 mod migration;
