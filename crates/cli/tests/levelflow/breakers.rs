@@ -177,3 +177,38 @@ async fn tasks_are_parked_on_a_host_that_only_their_worker_finds() {
     assert_eq!(reset.code, Some(0), "{}", reset.stderr);
     check_end(&client, &run_id, &target, TASKS).await;
 }
+
+#[tokio::test]
+async fn no_worker_calls_what_is_dead_for_another() {
+    const TASKS: usize = 100;
+    let home = Home::new();
+    let mut upstream = Upstream::start().await;
+    let mut command = home.command(&["coordinator", "--listen", "127.0.0.1:0", "--json"]);
+    command.env("LEVELFLOW_COORDINATOR__BREAKER__OPEN_FOR", "1h");
+    let (_coordinator, address) = Running::server(command).await;
+    let mut workers = Vec::new();
+    for id in ["w0", "w1"] {
+        let arguments = ["worker", "--address", &address, "--id", id, "--json"];
+        let mut command = home.command(&arguments);
+        command.args(["--allow-http", "127.0.0.1", "--label", &format!("id={id}")]);
+        let mut worker = Running::start(command);
+        worker.line().await;
+        workers.push(worker);
+    }
+    let client = Client::connect(&address).await;
+    let mut workflow = flow(&upstream, TASKS / 2);
+    let mut other = workflow["tasks"][0].clone();
+    other["id"] = json!("other");
+    workflow["tasks"][0]["worker"] = json!({ "labels": { "id": "w0" } });
+    other["worker"] = json!({ "labels": { "id": "w1" } });
+    workflow["tasks"].as_array_mut().unwrap().push(other);
+    let run_id = client.start(&workflow).await;
+    upstream.failed(5).await;
+    parked(&home, &upstream, TASKS).await;
+    assert_eq!(upstream.calls(), (5, 0));
+
+    upstream.heal();
+    let reset = home.levelflow(&["breakers", "reset", &upstream.name]).await;
+    assert_eq!(reset.code, Some(0), "{}", reset.stderr);
+    check_end(&client, &run_id, &upstream, TASKS).await;
+}
