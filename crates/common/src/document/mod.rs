@@ -234,6 +234,8 @@ impl Draft {
 }
 
 #[cfg(test)]
+mod input_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 mod postgres;
 mod server;
 mod sqlite;
+mod tls;
 
 use levelflow_proto::v1;
 use levelflow_worker::{SqlConnection, SqlDatabases, SqlPoolStatistics, Worker};

@@ -41,6 +41,17 @@ impl Database {
         SqlConnection::at(&self.url)
     }
 
+    /// Host and port of the server.
+    pub(super) fn authority(&self) -> String {
+        let (_, rest) = self.url.rsplit_once('@').unwrap();
+        rest.split_once('/').unwrap().0.to_owned()
+    }
+
+    /// The name of the database.
+    pub(super) fn name(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
     pub(super) async fn execute(&self, statements: &str) {
         self.admin.batch_execute(statements).await.unwrap();
     }

@@ -161,6 +161,7 @@ impl Drop for Lease {
 }
 
 async fn exchange(lease: &mut Lease, work: &Work) -> Result<Bytes, SqlError> {
+    lease.is_settled = false;
     if work.in_transaction {
         transaction(lease, work).await
     } else {
