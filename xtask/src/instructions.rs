@@ -36,7 +36,8 @@ const OPTIMISED: [&str; 5] = [
     "levelflow-store",
 ];
 
-/// One unit, so that what is inlined does not depend on how a crate was cut into units.
+/// One unit, so that what is inlined does not depend on how a crate was cut into units. Debug information
+/// would only take time.
 const SETTINGS: [&str; 5] = [
     "debug=false",
     "opt-level=3",
