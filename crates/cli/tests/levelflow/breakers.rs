@@ -7,6 +7,7 @@ use levelflow_common::{RunStatus, TaskStatus};
 use serde_json::{Value, json};
 
 use crate::client::{Client, eventually};
+use crate::examples::example;
 use crate::harness::{Home, Running};
 use crate::upstream::Upstream;
 
@@ -176,6 +177,34 @@ async fn tasks_are_parked_on_a_host_that_only_their_worker_finds() {
     let reset = home.levelflow(&["breakers", "reset", &target.name]).await;
     assert_eq!(reset.code, Some(0), "{}", reset.stderr);
     check_end(&client, &run_id, &target, TASKS).await;
+}
+
+#[tokio::test]
+async fn the_example_outlives_its_server() {
+    let home = Home::new();
+    let mut upstream = Upstream::start().await;
+    let (_server, client) = serve(&home, "1h").await;
+    let base = format!("base={}", upstream.url.trim_end_matches('/'));
+    let (code, submitted) = home
+        .json(&[
+            "submit",
+            &example("upstream-down.yaml"),
+            "-i",
+            &base,
+            "-i",
+            "calls=20",
+        ])
+        .await;
+    assert_eq!(code, Some(0), "{submitted}");
+    let run_id = submitted["run_id"].as_str().unwrap();
+    upstream.failed(5).await;
+    parked(&home, &upstream, 20).await;
+    upstream.heal();
+    let reset = home.levelflow(&["breakers", "reset", &upstream.name]).await;
+    assert_eq!(reset.code, Some(0), "{}", reset.stderr);
+    check_end(&client, run_id, &upstream, 20).await;
+    let run = client.get(run_id).await.unwrap();
+    assert_eq!(run.outputs.as_deref(), Some(&br#"{"answered":20}"#[..]));
 }
 
 #[tokio::test]
