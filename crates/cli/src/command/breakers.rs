@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the breakers of all upstreams that were called lately [default]
+    /// List the breakers of all upstreams that were called lately; this is the default
     List,
     /// Close the breaker of an upstream: a few attempts find out whether it is back
     Reset {
