@@ -106,10 +106,14 @@ impl Redactor {
         if !search.is_match(&output[..]) {
             return output;
         }
-        let Ok(value) = serde_json::from_slice(&output) else {
-            return output;
-        };
-        self.value(value).to_string().into()
+        match serde_json::from_slice(&output) {
+            Ok(value) => self.value(value).to_string().into(),
+            // A number that only its writer understands is no reason to let a value through.
+            Err(_) => self
+                .redact(&String::from_utf8_lossy(&output))
+                .into_owned()
+                .into(),
+        }
     }
 
     fn value(&self, value: Value) -> Value {
@@ -242,6 +246,9 @@ mod tests {
             serde_json::from_slice::<Value>(&redacted).unwrap(),
             json!({ "text": "is ***", MASK: [1, "***", "3***9"], "n": null })
         );
+        let unreadable = Bytes::from_static(br#"{"n": 1e999, "k": "12345678"}"#);
+        let redacted = redactor().output(unreadable);
+        assert_eq!(&redacted[..], br#"{"n": 1e999, "k": "***"}"#);
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl HttpPool {
             open,
             in_use,
             waiting,
+            starved: _,
             opened,
             reused,
             wait_us,
@@ -81,6 +82,8 @@ struct Counters {
     open: AtomicUsize,
     in_use: AtomicUsize,
     waiting: AtomicUsize,
+    /// New connections that wait for room.
+    starved: AtomicUsize,
     opened: AtomicU64,
     reused: AtomicU64,
     wait_us: AtomicU64,
@@ -115,11 +118,15 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(per_host: usize, keep_alive: Duration) -> Self {
+        Self::bounded(MAX_CONNECTIONS, per_host, keep_alive)
+    }
+
+    fn bounded(all: usize, per_host: usize, keep_alive: Duration) -> Self {
         Self {
             per_host,
             keep_alive,
             hosts: Mutex::default(),
-            room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            room: Arc::new(Semaphore::new(all)),
             counters: Counters::default(),
         }
     }
@@ -159,22 +166,31 @@ impl Pool {
         }
     }
 
-    /// Waits for room for a connection; closes the one that has been idle for longest if there is none.
-    pub(super) async fn room(&self) -> OwnedSemaphorePermit {
-        if self.room.available_permits() == 0 {
-            let hosts = self.hosts();
-            let oldest = hosts.values().min_by_key(|host| {
-                let idle = host.idle();
-                idle.first().map_or_else(Instant::now, |idle| idle.since)
-            });
-            if let Some(host) = oldest {
-                let mut idle = host.idle();
-                if !idle.is_empty() {
-                    idle.remove(0);
-                }
+    /// Waits for room for a connection. While there is none, idle connections are closed to make some.
+    pub(super) async fn room(self: &Arc<Self>) -> OwnedSemaphorePermit {
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+            return room;
+        }
+        // From here on none becomes idle, so that one that is about to is not missed.
+        let _starved = Counted::new(self, |counters| &counters.starved);
+        self.close_oldest();
+        acquire(&self.room).await
+    }
+
+    /// Closes the connection that has been idle for longest, if one is.
+    fn close_oldest(&self) {
+        let hosts = self.hosts();
+        let since = |host: &Arc<Host>| host.idle().first().map(|idle| idle.since);
+        let oldest = hosts
+            .values()
+            .filter_map(|host| Some((since(host)?, host)))
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, host)) = oldest {
+            let mut idle = host.idle();
+            if !idle.is_empty() {
+                idle.remove(0);
             }
         }
-        acquire(&self.room).await
     }
 
     /// Notes a new connection; it counts as open until what is returned is dropped.
@@ -263,8 +279,11 @@ impl Place {
     }
 
     fn keep(self, sender: Sender) {
-        let since = Instant::now();
-        self.host.idle().push(Idle { sender, since });
+        let mut idle = self.host.idle();
+        if self.pool().counters.starved.load(Ordering::Relaxed) == 0 {
+            let since = Instant::now();
+            idle.push(Idle { sender, since });
+        }
     }
 }
 
@@ -312,7 +331,14 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+
     use super::*;
+
+    fn a() -> Uri {
+        Uri::from_static("http://a/")
+    }
 
     #[tokio::test]
     async fn hosts_have_room_of_their_own_and_are_forgotten_when_nobody_uses_them() {
@@ -336,5 +362,62 @@ mod tests {
             drop(pool.place(&uri).await);
         }
         assert!(pool.hosts().len() <= REMEMBERED_HOSTS);
+    }
+
+    /// Has an exchange with a host, whose end of the connection is given back.
+    async fn exchange(pool: &Arc<Pool>, uri: &Uri) -> tokio::io::DuplexStream {
+        let place = pool.place(uri).await;
+        let room = pool.room().await;
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (sender, connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        let open = pool.opened(room, Duration::ZERO);
+        levelflow_runtime::task::spawn("connection", async move {
+            let _ = connection.await;
+            drop(open);
+        });
+        place.give_back(sender);
+        theirs
+    }
+
+    /// Waits until so many connections are open.
+    async fn open(pool: &Arc<Pool>, expected: usize) {
+        let wait = async {
+            while HttpPool(Arc::clone(pool)).statistics().open != expected {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), wait).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_makes_room_for_one_to_another_host() {
+        let pool = Arc::new(Pool::bounded(1, 1, Duration::from_secs(60)));
+        let _a = exchange(&pool, &a()).await;
+        open(&pool, 1).await;
+        let b = Uri::from_static("http://b/");
+        let _b = timeout(Duration::from_secs(20), exchange(&pool, &b))
+            .await
+            .unwrap();
+        assert!(pool.place(&a()).await.take_idle().is_none());
+        assert!(pool.place(&b).await.take_idle().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_uses_is_closed() {
+        let keep_alive = Duration::from_secs(30);
+        let pool = Arc::new(Pool::new(1, keep_alive));
+        let sweep = Pool::sweep(Arc::downgrade(&pool), keep_alive);
+        let sweep = levelflow_runtime::task::spawn("sweep", sweep);
+        let _peer = exchange(&pool, &a()).await;
+        tokio::time::advance(keep_alive / 2).await;
+        assert!(
+            pool.host(&a()).is_used(),
+            "a connection is kept for as long as it may be"
+        );
+        tokio::time::advance(keep_alive * 2).await;
+        open(&pool, 0).await;
+        drop(pool);
+        tokio::time::advance(keep_alive).await;
+        sweep.await.unwrap();
     }
 }
