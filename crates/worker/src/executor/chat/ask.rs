@@ -52,6 +52,24 @@ pub(super) enum Problem {
 }
 
 impl Problem {
+    /// Without the secrets of the attempt: what an endpoint says was cut, perhaps in the midst of one.
+    fn redacted(self, context: &Context) -> Self {
+        let redacted = |text: &str| context.redact_cut(text).into_owned();
+        match self {
+            Self::Told(text) => Self::Told(redacted(&text)),
+            Self::Status {
+                status,
+                message,
+                retry_after,
+            } => Self::Status {
+                status,
+                message: redacted(&message),
+                retry_after,
+            },
+            other => other,
+        }
+    }
+
     pub(super) fn failure(&self, model: &str) -> Failure {
         let failure = |text: &str, retryable| {
             Failure::new(Code::ChatFailed, format!("{model}: {text}"), retryable)
@@ -142,6 +160,7 @@ impl Asker<'_> {
             let message = format!("no answer within {}", HumanDuration(self.limit));
             Err(Problem::Unreachable(message))
         });
+        let result = result.map_err(|problem| problem.redacted(self.context));
         let took = asked_at.elapsed();
         match &result {
             Ok(_) => self.latencies.answered(&candidate.name, took),

@@ -5,7 +5,7 @@ mod several;
 mod stream;
 
 use levelflow_proto::v1;
-use levelflow_worker::{ChatModel, Secret, Worker};
+use levelflow_worker::{ChatModel, Secret, SecretsConfig, Worker};
 use serde_json::{Value, json};
 
 use crate::coordinator::{Coordinator, Running, Session, attempt, outcome_of};
@@ -19,9 +19,14 @@ struct Asking {
 
 impl Asking {
     async fn start(models: Vec<(&str, ChatModel)>) -> Self {
+        Self::with_secrets(models, SecretsConfig::default()).await
+    }
+
+    async fn with_secrets(models: Vec<(&str, ChatModel)>, secrets: SecretsConfig) -> Self {
         let mut coordinator = Coordinator::start().await;
         let mut builder = Worker::builder()
             .address(coordinator.address.as_str())
+            .secrets(secrets)
             .allow_http("127.0.0.1");
         for (name, model) in models {
             builder = builder.model(name, model);
@@ -280,6 +285,42 @@ async fn a_task_may_name_its_endpoint() {
     assert_eq!(
         asked.body["stream_options"],
         json!({ "include_usage": true })
+    );
+}
+
+#[tokio::test]
+async fn a_secret_is_masked_also_where_an_error_was_cut() {
+    let key = "hunter2hunter2";
+    let message = format!("{}{key}", "x".repeat(1_016));
+    let mut endpoint =
+        Endpoint::start([("m", Answer::error("400 Bad Request", "", &message))]).await;
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("KEY"), key).unwrap();
+    let secrets = SecretsConfig {
+        directory: Some(home.path().to_owned()),
+        ..SecretsConfig::default()
+    };
+    let mut asking = Asking::with_secrets(Vec::new(), secrets).await;
+    let input = json!({
+        "model": "m", "base_url": endpoint.base_url, "api_key": [null], "prompt": "hello",
+    });
+    let place = v1::SecretPart {
+        pointer: "/api_key".to_owned(),
+        part: 0,
+        name: "KEY".to_owned(),
+    };
+    let attempt = v1::Attempt {
+        secrets: vec![place],
+        ..chat(1, &input)
+    };
+    let failure = outcome_of(&mut asking.session, attempt).await.failure;
+    let message = failure.unwrap().message;
+    assert!(message.ends_with("xxx***"), "{message}");
+    let asked = endpoint.asked().await;
+    assert!(
+        asked.head.contains(&format!("Bearer {key}\r\n")),
+        "{}",
+        asked.head
     );
 }
 
