@@ -1,9 +1,10 @@
 //! The executor that Levelflow is compared with, in a process of its own: it keeps runs in memory
 //! only, and what makes it faster or safer is switched on step by step.
 
+use std::collections::HashMap;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +26,8 @@ use crate::shape::Shape;
 
 /// What the pool of connections keeps, as Levelflow's worker does.
 const IDLE_CONNECTIONS: usize = 100;
+/// Far more than there are values that repeat.
+const CACHED_ANSWERS: usize = 10_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than the runs a process of this role may take.
 const GRACE: Duration = Duration::from_secs(60);
@@ -42,14 +45,17 @@ pub(crate) enum Rung {
     Pooled,
     /// Failed calls are tried again.
     Retrying,
+    /// Answers are kept, and repeated calls are not made.
+    Caching,
 }
 
 impl Rung {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::Sequential,
         Self::Parallel,
         Self::Pooled,
         Self::Retrying,
+        Self::Caching,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -58,6 +64,7 @@ impl Rung {
             Self::Parallel => "+ parallel levels",
             Self::Pooled => "+ pooled connections",
             Self::Retrying => "+ retries",
+            Self::Caching => "+ cache",
         }
     }
 }
@@ -134,6 +141,8 @@ struct Executor {
     levels: &'static [usize],
     rung: Rung,
     retry: RetryPolicy,
+    /// Answers by the value that was asked for.
+    cache: Mutex<HashMap<String, Value>>,
     next_run: AtomicU64,
     waits: AtomicU64,
 }
@@ -163,6 +172,7 @@ impl Executor {
             levels: arguments.shape.levels(),
             rung: arguments.rung,
             retry,
+            cache: Mutex::default(),
             next_run: AtomicU64::new(0),
             waits: AtomicU64::new(0),
         })
@@ -188,9 +198,28 @@ impl Executor {
 
     async fn task(&self, run: u64, task: usize) -> Result<Value> {
         let value = value(run, task);
+        if self.rung < Rung::Caching {
+            return self.tried(&value).await;
+        }
+        if let Some(known) = self.cache().get(&value) {
+            return Ok(known.clone());
+        }
+        let answer = self.tried(&value).await?;
+        let mut cache = self.cache();
+        if cache.len() < CACHED_ANSWERS {
+            cache.insert(value, answer.clone());
+        }
+        Ok(answer)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, HashMap<String, Value>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tried(&self, value: &str) -> Result<Value> {
         let mut attempt = 1;
         loop {
-            match self.call(&value).await {
+            match self.call(value).await {
                 Err(_) if attempt < self.retry.max_attempts => {
                     let random = hash(SEED, self.waits.fetch_add(1, Ordering::Relaxed));
                     sleep(self.retry.backoff(attempt, random)).await;
