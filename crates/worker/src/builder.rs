@@ -15,6 +15,7 @@ use crate::config::WorkerConfig;
 use crate::connection::Target;
 use crate::context::Context;
 use crate::error::WorkerError;
+use crate::executor::batch::{BatchOptions, Gatherer, batch_handler};
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
 use crate::executor::{ChatModel, Executors, HttpConfig, SqlConnection};
 use crate::handler_error::HandlerError;
@@ -24,10 +25,13 @@ use crate::worker::Worker;
 /// The queue of workers that name none.
 const DEFAULT_QUEUE: &str = "default";
 
+type Handlers = BTreeMap<String, Box<dyn Handler>>;
 type OnThreads = Box<dyn FnOnce(Threads) -> Box<dyn Handler>>;
+type InBatches = Box<dyn FnOnce(BatchOptions) -> (Box<dyn Handler>, Gatherer)>;
 
 enum Registered {
     Async(Box<dyn Handler>),
+    Batch(BatchOptions, InBatches),
     Cpu(OnThreads),
     Blocking(OnThreads),
 }
@@ -186,6 +190,53 @@ impl WorkerBuilder {
         self
     }
 
+    /// Registers an async handler that gets many attempts in one call, for work that is cheaper
+    /// together: rows of one statement, texts for one call of a model. It returns one result for each
+    /// attempt, in their order:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use levelflow_worker::{BatchOptions, Context, HandlerError, Worker};
+    /// # async fn embed(texts: &[String]) -> Result<Vec<Vec<f32>>, std::io::Error> {
+    /// #     Ok(vec![Vec::new(); texts.len()])
+    /// # }
+    /// let options = BatchOptions { max_size: 16, max_wait: Duration::from_millis(20) };
+    /// let builder = Worker::builder().slots(64).batch_handler(
+    ///     "embed",
+    ///     options,
+    ///     async |attempts: Vec<(Context, String)>| {
+    ///         let texts: Vec<String> = attempts.into_iter().map(|(_, text)| text).collect();
+    ///         let vectors = embed(&texts).await?;
+    ///         Ok(vectors.into_iter().map(Ok).collect())
+    ///     },
+    /// );
+    /// # builder.build().unwrap();
+    /// ```
+    ///
+    /// Attempts gather, each in its slot and within its own timeouts, until there are
+    /// [`BatchOptions::max_size`] or the first has waited for [`BatchOptions::max_wait`]; a worker that
+    /// drains calls at once. An attempt that is stopped while it waits is left out; one that is stopped
+    /// later loses its result, and the call goes on for the others. An error or a panic of the call fails
+    /// all its attempts, and so does a wrong number of results, for good. Several calls may run at once.
+    #[must_use]
+    pub fn batch_handler<F, I, O, Fut>(
+        mut self,
+        name: impl Into<String>,
+        options: BatchOptions,
+        function: F,
+    ) -> Self
+    where
+        F: Fn(Vec<(Context, I)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<O, HandlerError>>, HandlerError>> + Send + 'static,
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+    {
+        let make = |options| batch_handler(function, options);
+        self.handlers
+            .push((name.into(), Registered::Batch(options, Box::new(make))));
+        self
+    }
+
     /// Registers a handler that computes: it runs on a pool with one thread a core.
     #[must_use]
     pub fn cpu_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
@@ -235,9 +286,9 @@ impl WorkerBuilder {
             Some(channel) => Target::Channel(channel),
             None => Target::at(&config.address)?,
         };
-        let handlers = place_handlers(handlers, &config)?;
+        let (handlers, gatherers) = place_handlers(handlers, &config)?;
         let executors = Executors::new(handlers, &config)?;
-        Ok(Worker::new(config, target, executors))
+        Ok(Worker::new(config, target, executors, gatherers))
     }
 }
 
@@ -250,17 +301,24 @@ where
     Box::new(|threads| Box::new(ThreadHandler::new(Arc::new(function), threads)))
 }
 
-/// Gives each handler the threads that it runs on.
+/// Gives each handler the threads that it runs on, or what gathers its attempts.
 fn place_handlers(
     registered: Vec<(String, Registered)>,
     config: &WorkerConfig,
-) -> Result<BTreeMap<String, Box<dyn Handler>>, WorkerError> {
+) -> Result<(Handlers, Vec<Gatherer>), WorkerError> {
     let blocking = Threads::Blocking(Arc::new(Semaphore::new(config.blocking_threads)));
     let mut cpu: Option<Threads> = None;
     let mut handlers = BTreeMap::new();
+    let mut gatherers = Vec::new();
     for (name, handler) in registered {
         let handler = match handler {
             Registered::Async(handler) => handler,
+            Registered::Batch(options, make) => {
+                options.validate(config.slots)?;
+                let (handler, gatherer) = make(options);
+                gatherers.push(gatherer);
+                handler
+            }
             Registered::Blocking(place) => place(blocking.clone()),
             Registered::Cpu(place) => {
                 let threads = match &cpu {
@@ -275,7 +333,7 @@ fn place_handlers(
         }
         handlers.insert(name, handler);
     }
-    Ok(handlers)
+    Ok((handlers, gatherers))
 }
 
 fn cpu_threads(count: usize) -> Result<Threads, WorkerError> {

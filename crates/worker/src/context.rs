@@ -115,6 +115,14 @@ impl Context {
         self.attempt.redactor.get_or_init(|| redactor)
     }
 
+    /// A failure without the secrets of the attempt.
+    pub(crate) fn redact(&self, failure: Failure) -> Failure {
+        match self.attempt.redactor.get() {
+            Some(redactor) => redactor.failure(failure),
+            None => failure,
+        }
+    }
+
     /// A text that was cut out of a longer one, without secrets.
     pub(crate) fn redact_cut<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match self.attempt.redactor.get() {

@@ -56,7 +56,7 @@ pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
 pub use executor::{
-    ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases,
+    BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases,
     SqlPoolStatistics, install_tls_provider,
 };
 pub use handler_error::HandlerError;

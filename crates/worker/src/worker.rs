@@ -12,6 +12,7 @@ use crate::builder::WorkerBuilder;
 use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Target, waits};
 use crate::error::WorkerError;
+use crate::executor::batch::Gatherer;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
 use crate::session::{Held, Session, SessionEnd};
 use crate::shutdown::Shutdown;
@@ -23,6 +24,7 @@ pub struct Worker {
     config: WorkerConfig,
     target: Target,
     executors: Executors,
+    gatherers: Vec<Gatherer>,
 }
 
 impl Worker {
@@ -31,11 +33,17 @@ impl Worker {
         WorkerBuilder::default()
     }
 
-    pub(crate) fn new(config: WorkerConfig, target: Target, executors: Executors) -> Self {
+    pub(crate) fn new(
+        config: WorkerConfig,
+        target: Target,
+        executors: Executors,
+        gatherers: Vec<Gatherer>,
+    ) -> Self {
         Self {
             config,
             target,
             executors,
+            gatherers,
         }
     }
 
@@ -65,7 +73,11 @@ impl Worker {
             config,
             target,
             executors,
+            gatherers,
         } = self;
+        for gatherer in gatherers {
+            levelflow_runtime::task::spawn("gatherer", gatherer(shutdown.clone()));
+        }
         let hello = hello(&config, &executors);
         let grace = config.cancel_grace.0;
         let (ends, ended) = mpsc::unbounded_channel();

@@ -1,5 +1,6 @@
 //! What runs attempts, one module a task type.
 
+pub(crate) mod batch;
 mod chat;
 pub(crate) mod handler;
 mod http;
@@ -25,6 +26,7 @@ use chat::ChatExecutor;
 use handler::Handler;
 use http::HttpExecutor;
 
+pub use batch::BatchOptions;
 pub use chat::ChatModel;
 pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
 pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod batches;
 mod chat;
 mod coordinator;
 mod handlers;
