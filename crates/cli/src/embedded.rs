@@ -55,6 +55,8 @@ impl Embedded {
                 let file = data_dir.join("local.db");
                 SqlConnection::at(format!("sqlite:{}", file.display()))
             });
+        // The coordinator's memory counts, too, and nobody else is there to take the tasks.
+        config.memory.critical_mib = 0;
         let worker = Worker::builder()
             .config(config)
             .channel(self.coordinator.channel())

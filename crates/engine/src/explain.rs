@@ -168,7 +168,7 @@ impl Engine {
             reason(
                 "workers_busy",
                 format!(
-                    "all slots of the {} workers for {wanted} are taken",
+                    "none of the {} workers for {wanted} has a free slot",
                     live.len()
                 ),
             )

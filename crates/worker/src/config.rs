@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
 use crate::executor::{ChatModel, HttpConfig, SqlConnection};
+use crate::memory::MemoryConfig;
 use crate::secrets::SecretsConfig;
 
 /// The most attempts that one worker runs at once.
@@ -54,6 +55,8 @@ pub struct WorkerConfig {
     pub spool_outcomes: usize,
     /// Bytes of those outcomes.
     pub spool_bytes: usize,
+    /// The watch over the memory of its process.
+    pub memory: MemoryConfig,
 }
 
 impl Default for WorkerConfig {
@@ -76,6 +79,7 @@ impl Default for WorkerConfig {
             cancel_grace: HumanDuration(Duration::from_secs(5)),
             spool_outcomes: 100_000,
             spool_bytes: 64 * 1024 * 1024,
+            memory: MemoryConfig::default(),
         }
     }
 }
@@ -91,6 +95,7 @@ impl WorkerConfig {
         in_range("cpu_threads", self.cpu_threads, 0, 1024)?;
         in_range("blocking_threads", self.blocking_threads, 1, 4096)?;
         self.http.validate()?;
+        self.memory.validate()?;
         in_range("spool_outcomes", self.spool_outcomes, 1, 10_000_000)?;
         in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
@@ -185,6 +190,18 @@ mod tests {
             problem(|config| config.http.allow = vec!["http://x".to_owned()]),
             "`http.allow` has `http://x`, which is no network, address or host, such as \
              10.0.0.0/8 or example.com:8080"
+        );
+        assert_eq!(
+            problem(|config| config.memory.warning_mib = 800),
+            "`memory.warning_mib` is 800; it must be below `memory.critical_mib`, 800"
+        );
+        assert_eq!(
+            problem(|config| config.memory.interval.0 = Duration::ZERO),
+            "`memory.interval` is 0ns; it must be at least 10ms"
+        );
+        assert_eq!(
+            problem(|config| config.memory.window.0 = Duration::from_secs(1_001)),
+            "`memory.window` is 1001s; it must be 1 to 1000 times `memory.interval`, 1s"
         );
         let connection = |name: &str| {
             let name = name.to_owned();

@@ -40,8 +40,8 @@ mod context;
 mod error;
 mod executor;
 mod handler_error;
+mod memory;
 mod pace;
-mod resident;
 mod secret;
 mod secrets;
 mod session;
@@ -61,6 +61,7 @@ pub use executor::{
 };
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;
+pub use memory::MemoryConfig;
 pub use secret::Secret;
 pub use secrets::SecretsConfig;
 pub use tokio_util::sync::CancellationToken;

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use levelflow_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
-use crate::resident::resident_bytes;
+use crate::memory::{Level, resident_bytes};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
 use crate::spool::Spool;
@@ -30,6 +30,7 @@ pub(crate) struct Held {
     pub(crate) slots: Slots,
     pub(crate) spool: Spool,
     pub(crate) ended: mpsc::UnboundedReceiver<Ended>,
+    pub(crate) memory: watch::Receiver<Level>,
 }
 
 impl Held {
@@ -93,6 +94,8 @@ pub(crate) struct Session<'a> {
     draining_is_told: bool,
     /// The coordinator stops and should be asked for nothing more.
     coordinator_drains: bool,
+    /// The worker takes nothing until it holds less memory.
+    memory_is_critical: bool,
 }
 
 impl<'a> Session<'a> {
@@ -115,6 +118,7 @@ impl<'a> Session<'a> {
             draining: false,
             draining_is_told: false,
             coordinator_drains: false,
+            memory_is_critical: false,
         };
         session.begin(&welcome);
 
@@ -153,6 +157,7 @@ impl<'a> Session<'a> {
                     session.held.slots.abandon_all();
                 }
                 _ = heartbeat.tick() => session.heartbeat_is_due = true,
+                Ok(()) = session.held.memory.changed() => session.see_memory(),
                 frame = inbound.next() => match frame {
                     Some(Ok(frame)) => session.receive(frame),
                     Some(Err(status)) => return SessionEnd::Lost(Some(status)),
@@ -182,6 +187,11 @@ impl<'a> Session<'a> {
         self.held.slots.begin_session();
         let breakers = &self.held.slots.open_breakers;
         breakers.begin_session(&welcome.open_breakers);
+        self.see_memory();
+    }
+
+    fn see_memory(&mut self) {
+        self.memory_is_critical = *self.held.memory.borrow_and_update() == Level::Critical;
     }
 
     fn receive(&mut self, frame: v1::CoordinatorFrame) {
@@ -210,6 +220,10 @@ impl<'a> Session<'a> {
     }
 
     fn start(&mut self) {
+        if self.memory_is_critical {
+            // They came for credits from before; the coordinator gives them to others.
+            self.refused.append(&mut self.held.slots.refuse_queued());
+        }
         for _ in 0..START_BATCH {
             if !self.held.slots.can_start() {
                 break;
@@ -231,7 +245,10 @@ impl<'a> Session<'a> {
     }
 
     fn may_grant(&self) -> bool {
-        !self.draining && !self.coordinator_drains && !self.held.spool.is_full()
+        !self.draining
+            && !self.coordinator_drains
+            && !self.memory_is_critical
+            && !self.held.spool.is_full()
     }
 
     fn has_frame(&self) -> bool {
@@ -246,7 +263,7 @@ impl<'a> Session<'a> {
         let heartbeat = std::mem::take(&mut self.heartbeat_is_due).then(|| v1::Heartbeat {
             running: self.held.slots.tokens().collect(),
             progressed: self.held.slots.take_progressed(),
-            resident_bytes: resident_bytes(),
+            resident_bytes: resident_bytes().unwrap_or(0),
             calls: self.held.slots.take_ended_calls(),
         });
         let credits = if self.may_grant() {

@@ -14,6 +14,7 @@ use crate::connection::{OpenError, Target, waits};
 use crate::error::WorkerError;
 use crate::executor::batch::Gatherer;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
+use crate::memory::watch_memory;
 use crate::session::{Held, Session, SessionEnd};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -85,6 +86,7 @@ impl Worker {
             slots: Slots::new(config.slots, config.prefetch, grace, executors, ends),
             spool: Spool::new(config.spool_outcomes, config.spool_bytes),
             ended,
+            memory: watch_memory(&config.memory),
         };
         let mut shutdown = Shutdown::new(shutdown, config.drain_timeout.0, grace);
         let mut next_waits = waits();

@@ -15,6 +15,8 @@ mod follow;
 mod generated;
 mod harness;
 mod https;
+#[cfg(target_os = "linux")]
+mod memory;
 mod offline;
 mod run;
 mod secrets;

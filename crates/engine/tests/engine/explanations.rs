@@ -94,7 +94,7 @@ fn it_waits_for_a_worker() {
     shell.workers[0].queues.insert("gpu".into());
     shell.workers[0].labels.insert("zone".into(), "eu".into());
     shell.join(0).unwrap();
-    let busy = format!("all slots of the 1 workers for {serves} are taken");
+    let busy = format!("none of the 1 workers for {serves} has a free slot");
     assert_eq!(
         why(&shell, run, "a", None),
         told(&[("workers_busy", &busy), place])

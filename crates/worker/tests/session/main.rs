@@ -8,6 +8,8 @@ mod coordinator;
 mod handlers;
 mod http;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod memory;
 mod process;
 mod sql;
 mod upstreams;

@@ -1,0 +1,70 @@
+//! A worker that holds too much memory.
+
+use std::time::Duration;
+
+use levelflow_common::HumanDuration;
+use levelflow_worker::{Context, MemoryConfig, Worker, WorkerConfig};
+use tokio::sync::watch;
+
+use crate::coordinator::{Coordinator, Running, attempt, soon};
+
+const MIB: usize = 1024 * 1024;
+
+fn resident_mib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<usize>().unwrap() / 1024
+}
+
+#[tokio::test]
+async fn takes_nothing_while_its_memory_is_critical() {
+    let mut coordinator = Coordinator::start().await;
+    let (open, gate) = watch::channel(false);
+    let critical_mib = resident_mib() + 128;
+    let config = WorkerConfig {
+        address: coordinator.address.clone(),
+        slots: 2,
+        memory: MemoryConfig {
+            critical_mib,
+            warning_mib: critical_mib - 1,
+            interval: HumanDuration(Duration::from_millis(10)),
+            ..MemoryConfig::default()
+        },
+        ..WorkerConfig::default()
+    };
+    let builder = Worker::builder()
+        .config(config)
+        .handler("double", async |_, number: u64| Ok(number * 2))
+        .handler("hold", move |_: Context, (): ()| {
+            let mut gate = gate.clone();
+            async move {
+                let held = vec![1_u8; 256 * MIB];
+                gate.wait_for(|open| *open).await?;
+                Ok(held.len())
+            }
+        });
+    let _worker = Running::start(builder.build().unwrap());
+    let (mut session, _) = coordinator.welcome().await;
+    session.until(|session| session.credits == 2).await;
+
+    session.dispatch(vec![attempt(1, "hold", "null")]).await;
+    // The credit that it has given is worth nothing once it has seen what it holds.
+    let mut given = 1;
+    soon(async {
+        while session.credits > 0 {
+            given += 1;
+            session.dispatch(vec![attempt(given, "double", "1")]).await;
+            let mut frame = session.frame().await;
+            while frame.outcomes.is_empty() && frame.refused.is_empty() {
+                frame = session.frame().await;
+            }
+        }
+    })
+    .await;
+
+    open.send(true).unwrap();
+    session.until(|session| session.credits == 2).await;
+    let done = given as usize - session.refused.len();
+    assert_eq!(session.outcomes(done).await.len(), done);
+}
