@@ -109,6 +109,9 @@ async fn parked_tasks_outlive_a_crash_and_go_on_after_a_reset() {
     let run_id = client.start(&flow(&upstream, TASKS)).await;
     upstream.failed(5).await;
     parked(&home, &upstream, TASKS).await;
+    // A view is shown when it is durable. A failure that is not would be forgotten with the server, and
+    // its attempt given again under the same number.
+    client.get(&run_id).await.unwrap();
     drop(client);
     server.kill().await;
 
