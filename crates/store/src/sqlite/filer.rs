@@ -5,9 +5,9 @@
 //! keeps what is in them.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use levelflow_common::Timestamp;
@@ -70,7 +70,6 @@ pub(super) struct Filed {
     visible: AtomicU64,
     /// The last commit that is durable in the database.
     durable: AtomicU64,
-    has_failed: AtomicBool,
     failure: Mutex<Option<StoreError>>,
 }
 
@@ -91,17 +90,15 @@ impl Filed {
 
     /// Why nothing is filed any more, until a recovery.
     pub(super) fn failure(&self) -> Option<StoreError> {
-        if !self.has_failed.load(Ordering::Acquire) {
-            return None;
-        }
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.clone()
+        self.lock_failure().clone()
     }
 
     fn set_failure(&self, failure: Option<StoreError>) {
-        let has_failed = failure.is_some();
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-        self.has_failed.store(has_failed, Ordering::Release);
+        *self.lock_failure() = failure;
+    }
+
+    fn lock_failure(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

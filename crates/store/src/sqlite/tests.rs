@@ -303,6 +303,32 @@ async fn what_cannot_be_filed_stays_in_the_log_until_a_recovery() {
 }
 
 #[tokio::test]
+async fn a_recovery_that_cannot_read_the_log_lets_nothing_be_appended() {
+    let (store, dir) = fresh();
+    append(&store, vec![sample::submit(1)]).await;
+    store.summary(sample::run_id(1)).await.unwrap().unwrap();
+    tamper(
+        dir.path(),
+        "CREATE TRIGGER broken BEFORE INSERT ON journal
+         BEGIN SELECT RAISE(FAIL, 'no room'); END",
+    );
+    append(&store, vec![sample::succeed(1, 2, 1)]).await;
+    store.summary(sample::run_id(1)).await.unwrap_err();
+    tamper(dir.path(), "DROP TRIGGER broken");
+    // The database is well again, but the log cannot be read.
+    let unreadable = dir.path().join(LOG_NAME).join("00000009.log");
+    fs::create_dir(&unreadable).unwrap();
+    store.recover().await.unwrap_err();
+    let refused = store.append(sample::batch(vec![sample::succeed(1, 3, 1)]));
+    let error = refused.await.unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Suspended { .. }), "{error}");
+    fs::remove_dir(&unreadable).unwrap();
+    let recovery = store.recover().await.unwrap();
+    assert_eq!(recovery.open[0].1.len(), 2);
+    append(&store, vec![sample::succeed(1, 3, 1)]).await;
+}
+
+#[tokio::test]
 async fn what_the_database_loses_with_the_power_is_filed_again() {
     let (store, dir) = fresh();
     append(&store, vec![sample::submit(1)]).await;

@@ -134,11 +134,7 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &mut Vec<Append>) {
-        if self.suspended.is_none()
-            && let Some(failure) = self.filed.failure()
-        {
-            self.suspended = Some(Arc::new(failure));
-        }
+        self.notice_failure();
         let result = match &self.suspended {
             Some(source) => Err(StoreError::Suspended {
                 source: source.clone(),
@@ -192,7 +188,10 @@ impl Writer {
     }
 
     fn recover(&mut self) -> Result<Recovery, StoreError> {
-        if self.suspended.is_some() || self.filed.failure().is_some() {
+        // The filer forgets its failure when it reopens, but what it failed to file is only in the log:
+        // until that is read, nothing may be appended.
+        self.notice_failure();
+        if self.suspended.is_some() {
             let last = self.ask(filer::Request::Reopen)??;
             let (filer, filed) = (&self.filer, &self.filed);
             self.log = self.place.open(last, |commit| {
@@ -204,6 +203,12 @@ impl Writer {
         self.sequences = Some(Sequences::of(&recovery));
         self.suspended = None;
         Ok(recovery)
+    }
+
+    fn notice_failure(&mut self) {
+        if self.suspended.is_none() {
+            self.suspended = self.filed.failure().map(Arc::new);
+        }
     }
 
     fn read(&self, raise_epoch: bool) -> Result<Recovery, StoreError> {
