@@ -265,6 +265,7 @@ impl<'a> Session<'a> {
             progressed: self.held.slots.take_progressed(),
             resident_bytes: resident_bytes().unwrap_or(0),
             calls: self.held.slots.take_ended_calls(),
+            ..v1::Heartbeat::default()
         });
         let credits = if self.may_grant() {
             self.held.slots.grant()
@@ -279,6 +280,7 @@ impl<'a> Session<'a> {
             heartbeat,
             refused: std::mem::take(&mut self.refused),
             draining: self.draining,
+            ..v1::WorkerFrame::default()
         }
     }
 }
