@@ -103,6 +103,10 @@ codes! {
     HandlerFailed = "handler_failed", Task;
     /// A handler panicked.
     HandlerPanicked = "handler_panicked", Task;
+    /// The process of an isolated handler ended during the attempt.
+    HandlerCrashed = "handler_crashed", Task;
+    /// The process of an isolated handler was killed because it held more memory than it may.
+    MemoryExceeded = "memory_exceeded", Task;
     /// The worker has no such handler or does not run such tasks.
     TaskUnsupported = "task_unsupported", Task;
     /// The rendered input does not fit the task type.
