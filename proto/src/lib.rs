@@ -1,5 +1,5 @@
-//! The gRPC schemas of Levelflow: generated types, their conversions to and from the vocabulary, and
-//! the one mapping between error codes and gRPC status.
+//! What goes over the wire: the gRPC schemas with their generated types and conversions to and from the
+//! vocabulary, the JSON forms of what clients read, and the one mapping of error codes to status.
 //!
 //! Vocabulary to message is `From`; message to vocabulary is `TryFrom`, or `From` where nothing can be
 //! wrong. Where proto3 has no presence, an empty or zero field stands for one that was not given.
@@ -11,6 +11,7 @@ pub mod error;
 mod event;
 mod failure;
 pub mod invalid;
+pub mod json;
 mod run;
 mod secret;
 pub mod status;

@@ -4,16 +4,16 @@ use std::io::Write as _;
 
 use levelflow_common::RunId;
 use levelflow_common::view::RunView;
+use levelflow_proto::json::{self, TaskOutputs};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::{Followed, Observer, OnInterrupt, follow};
-use crate::render::json::TaskOutputs;
 use crate::render::live::{Lines, Live, Silent};
+use crate::render::run;
 use crate::render::time::now;
-use crate::render::{json, run};
 use crate::settings::Settings;
 use crate::terminal::Terminal;
 
@@ -110,7 +110,10 @@ impl Context {
             Some(name) if run.outputs.is_some() => self.print(&output_text(run, name)?)?,
             // Without outputs there is a failure to be shown, where programs do not read it.
             Some(_) => self.remark(&run::summary(run, now(), self.terminal.err)),
-            None if self.json => self.print(&json::run(run, TaskOutputs::LeftOut)?)?,
+            None if self.json => {
+                let run = json::Run::new(run, TaskOutputs::LeftOut);
+                self.print(&serde_json::to_string_pretty(&run)?)?;
+            }
             None => self.print(&run::summary(run, now(), self.terminal.out))?,
         }
         Ok(Exit::of_run(run.summary.status, interrupted))

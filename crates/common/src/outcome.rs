@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::code::Code;
@@ -10,9 +11,10 @@ use crate::duration::HumanDuration;
 use crate::limits::{MAX_ERROR_BYTES, MAX_RETRY_AFTER};
 
 /// Why an attempt, a task or a run failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Failure {
     /// What programs match on.
+    #[schemars(with = "String")]
     pub code: Code,
     /// What people read.
     pub message: String,
@@ -63,7 +65,7 @@ impl Failure {
 pub type AttemptResult = Result<Bytes, Failure>;
 
 /// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     /// It has tasks to do.
@@ -111,7 +113,7 @@ impl RunStatus {
 }
 
 /// How a task stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskStatus {
     /// It waits for other tasks.

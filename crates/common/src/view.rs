@@ -1,9 +1,11 @@
-//! Runs and breakers as clients see them.
+//! Runs, breakers and plans as clients see them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::id::{RunId, WorkerId, WorkflowDigest};
 use crate::outcome::{Failure, RunStatus, TaskStatus};
@@ -40,7 +42,7 @@ pub struct RunSummary {
 }
 
 /// Tasks of a run, items of `for_each` included, by how they stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskCounts {
     /// All of them.
     pub total: u32,
@@ -124,7 +126,7 @@ pub struct BreakerView {
 }
 
 /// How a breaker stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerStatus {
     /// The upstream may be called.
@@ -147,4 +149,51 @@ impl BreakerStatus {
             Self::HalfOpen => "half_open",
         }
     }
+}
+
+/// The layout of a workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Plan")]
+pub struct PlanView {
+    /// The name of the workflow.
+    pub name: String,
+    /// Its digest.
+    pub digest: String,
+    /// How many tasks it has.
+    pub tasks: usize,
+    /// How many edges it has.
+    pub edges: usize,
+    /// The most tasks of one level.
+    pub width: usize,
+    /// The levels, from the roots on.
+    pub levels: Vec<PlanLevel>,
+    /// The ids on the longest path.
+    pub critical_path: Vec<String>,
+}
+
+/// A level of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlanLevel {
+    /// Its number, from 0.
+    pub level: usize,
+    /// Its tasks, in the order of the file.
+    pub tasks: Vec<PlanTask>,
+}
+
+/// A task of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlanTask {
+    /// Its id.
+    pub id: String,
+    /// What runs it.
+    #[serde(rename = "type")]
+    pub kind: TaskKind,
+    /// Runs once for each item of a list.
+    pub for_each: bool,
+    /// May be skipped by its `when`.
+    pub conditional: bool,
+    /// Lies on the critical path.
+    pub critical: bool,
+    /// The ids of the tasks that it waits for.
+    pub needs: Vec<String>,
 }

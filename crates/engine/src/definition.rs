@@ -9,6 +9,7 @@ use levelflow_common::expression::{Condition, ExpressionError, Template, has_exp
 use levelflow_common::limits::DEFAULT_RUN_TIMEOUT;
 use levelflow_common::retry::RetryPolicy;
 use levelflow_common::upstream::of_model;
+use levelflow_common::view::{PlanLevel, PlanTask, PlanView};
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
 
@@ -181,6 +182,46 @@ impl Definition {
             .plan
             .remaining(|task| expected(self.tasks[task.0 as usize].kind));
         self.plan.critical_path(&remaining)
+    }
+
+    /// Its layout as clients see it.
+    pub fn plan_view(&self) -> PlanView {
+        let plan = &self.plan;
+        let tasks = &self.workflow.tasks;
+        let id = |index: u32| tasks[index as usize].id.clone();
+        let path = self.critical_path();
+        let mut critical = vec![false; plan.len()];
+        for task in &path {
+            critical[task.0 as usize] = true;
+        }
+        let task = |index: &TaskIndex| {
+            let task = &tasks[index.0 as usize];
+            PlanTask {
+                id: task.id.clone(),
+                kind: task.kind,
+                for_each: task.for_each.is_some(),
+                conditional: task.when.is_some(),
+                critical: critical[index.0 as usize],
+                needs: plan.needs(*index).iter().map(|&need| id(need)).collect(),
+            }
+        };
+        PlanView {
+            name: self.workflow.name.clone(),
+            digest: self.digest.to_string(),
+            tasks: plan.len(),
+            edges: plan.edges(),
+            width: plan.levels().iter().map(Vec::len).max().unwrap_or(0),
+            levels: plan
+                .levels()
+                .iter()
+                .enumerate()
+                .map(|(level, tasks)| PlanLevel {
+                    level,
+                    tasks: tasks.iter().map(task).collect(),
+                })
+                .collect(),
+            critical_path: path.iter().map(|task| id(task.0)).collect(),
+        }
     }
 }
 

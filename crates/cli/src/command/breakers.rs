@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use levelflow_common::Timestamp;
 use levelflow_common::view::{BreakerStatus, BreakerView};
-use serde_json::{Value, json};
+use levelflow_proto::json::BreakerList;
 
 use crate::arguments::ConnectionArguments;
 use crate::connection::{Connection, Work};
@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::render::style::Styling;
 use crate::render::table::{Align, Table};
-use crate::render::time::{duration, now, timestamp};
+use crate::render::time::{duration, now};
 
 /// Show which upstreams may be called, or close a breaker by hand
 #[derive(Debug, Args)]
@@ -48,28 +48,14 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     connection.close().await;
     let breakers = answer?;
     if context.json {
-        let breakers: Vec<Value> = breakers.iter().map(as_json).collect();
-        context.print(&serde_json::to_string_pretty(
-            &json!({ "breakers": breakers }),
-        )?)?;
+        let list = BreakerList::from(&breakers[..]);
+        context.print(&serde_json::to_string_pretty(&list)?)?;
     } else if breakers.is_empty() {
         context.remark("no upstream was called lately");
     } else {
         context.print(&table(&breakers, now(), context.terminal.out))?;
     }
     Ok(Exit::Success)
-}
-
-fn as_json(breaker: &BreakerView) -> Value {
-    json!({
-        "upstream": breaker.upstream,
-        "status": breaker.status,
-        "failures": breaker.failures,
-        "probes_at": breaker.probes_at.map(timestamp),
-        "limit": breaker.limit,
-        "running": breaker.running,
-        "waiting": breaker.waiting,
-    })
 }
 
 fn table(breakers: &[BreakerView], now: Timestamp, styling: Styling) -> String {

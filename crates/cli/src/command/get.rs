@@ -2,15 +2,15 @@
 
 use clap::Args;
 use levelflow_common::RunId;
+use levelflow_proto::json::{self, TaskOutputs};
 
 use crate::arguments::ConnectionArguments;
 use crate::connection::{Connection, Work};
 use crate::context::{Context, output_text};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::render::json::TaskOutputs;
+use crate::render::run;
 use crate::render::time::now;
-use crate::render::{json, run};
 
 /// Show a run with its tasks; with --json also their outputs
 #[derive(Debug, Args)]
@@ -32,7 +32,10 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     let view = view?;
     match arguments.output {
         Some(name) => context.print(&output_text(&view, &name)?)?,
-        None if context.json => context.print(&json::run(&view, TaskOutputs::Included)?)?,
+        None if context.json => {
+            let run = json::Run::new(&view, TaskOutputs::Included);
+            context.print(&serde_json::to_string_pretty(&run)?)?;
+        }
         None => context.print(&run::summary(&view, now(), context.terminal.out))?,
     }
     Ok(Exit::Success)

@@ -3,6 +3,7 @@
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use levelflow_common::RunStatus;
+use levelflow_proto::json::RunList;
 
 use crate::arguments::{ConnectionArguments, pair};
 use crate::client::ListFilter;
@@ -10,8 +11,8 @@ use crate::connection::{Connection, Work};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::render::run;
 use crate::render::time::now;
-use crate::render::{json, run};
 
 /// List runs, the newest first
 #[derive(Debug, Args)]
@@ -56,7 +57,8 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     let page = page?;
     let next = page.next_page_token.as_deref();
     if context.json {
-        context.print(&json::list(&page.runs, next)?)?;
+        let list = RunList::new(&page.runs, next);
+        context.print(&serde_json::to_string_pretty(&list)?)?;
         return Ok(Exit::Success);
     }
     if page.runs.is_empty() {

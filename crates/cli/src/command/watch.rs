@@ -4,6 +4,7 @@ use clap::Args;
 use levelflow_common::RunId;
 use levelflow_common::event::RunUpdate;
 use levelflow_common::view::RunView;
+use levelflow_proto::json::Event;
 
 use crate::arguments::ConnectionArguments;
 use crate::connection::{Connection, Work};
@@ -11,7 +12,6 @@ use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::{Followed, Observer, OnInterrupt, follow};
-use crate::render::json;
 
 /// Follow a run until it ends; with --json, one event a line
 #[derive(Debug, Args)]
@@ -81,13 +81,19 @@ struct Events<'a> {
     failed: Option<CliError>,
 }
 
+impl Events<'_> {
+    fn print(&self, event: &Event<'_>) -> Result<(), CliError> {
+        self.context.print(&serde_json::to_string(event)?)
+    }
+}
+
 impl Observer for Events<'_> {
     fn start(&mut self, _: &RunView) {}
 
     fn update(&mut self, update: &RunUpdate) {
-        for line in json::events(update) {
+        for event in Event::all(update) {
             if self.failed.is_none() {
-                self.failed = self.context.print(&line.to_string()).err();
+                self.failed = self.print(&event).err();
             }
         }
     }

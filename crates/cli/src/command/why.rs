@@ -4,7 +4,7 @@ use anstyle::Style;
 use clap::Args;
 use levelflow_common::RunId;
 use levelflow_common::event::TaskRef;
-use serde_json::json;
+use levelflow_proto::json;
 
 use crate::arguments::ConnectionArguments;
 use crate::client::{Client, Explanation};
@@ -40,18 +40,8 @@ pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<E
     connection.close().await;
     let explained = explained?;
     if context.json {
-        let tasks: Vec<_> = explained
-            .iter()
-            .map(|(task, explanation)| {
-                json!({
-                    "task": task.task_id,
-                    "item": task.item,
-                    "state": explanation.status,
-                    "reasons": explanation.reasons,
-                })
-            })
-            .collect();
-        context.print(&serde_json::to_string_pretty(&json!({ "tasks": tasks }))?)?;
+        let tasks = explained.iter().map(as_json).collect();
+        context.print(&serde_json::to_string_pretty(&json::Explanation { tasks })?)?;
     } else if explained.is_empty() {
         context.print("every task has ended")?;
     } else {
@@ -95,6 +85,22 @@ async fn explain(
         explained.push((task, explanation));
     }
     Ok(explained)
+}
+
+fn as_json((task, explanation): &(TaskRef, Explanation)) -> json::TaskExplanation<'_> {
+    json::TaskExplanation {
+        task: &task.task_id,
+        item: task.item,
+        state: explanation.status,
+        reasons: explanation
+            .reasons
+            .iter()
+            .map(|reason| json::Reason {
+                code: &reason.code,
+                text: &reason.text,
+            })
+            .collect(),
+    }
 }
 
 fn lines(task: &TaskRef, explanation: &Explanation, styling: Styling) -> String {

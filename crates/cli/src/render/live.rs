@@ -7,10 +7,11 @@ use anstyle::AnsiColor;
 use levelflow_common::event::{RunEvent, RunUpdate};
 use levelflow_common::view::RunView;
 use levelflow_common::{TaskStatus, Timestamp};
+use levelflow_proto::json::timestamp;
 
 use super::counted;
 use super::style::{self, Styling};
-use super::time::{duration, now, timestamp};
+use super::time::{duration, now};
 use crate::follow::Observer;
 use crate::progress::{Activity, LevelProgress, Progress, name};
 use crate::terminal::Terminal;

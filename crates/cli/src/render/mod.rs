@@ -1,7 +1,6 @@
 //! What people and programs get to see, made from view models.
 
 pub(crate) mod diagnostic;
-pub(crate) mod json;
 pub(crate) mod live;
 pub(crate) mod plan;
 pub(crate) mod run;

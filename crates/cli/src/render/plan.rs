@@ -1,9 +1,9 @@
-//! The layout of a workflow: levels and critical path, drawn or as JSON.
+//! The layout of a workflow: levels and critical path, drawn.
 
 use std::fmt::Write as _;
 
 use anstyle::AnsiColor;
-use serde::Serialize;
+use levelflow_common::view::{PlanTask, PlanView};
 
 use super::counted;
 use super::run::path;
@@ -17,57 +17,6 @@ const DRAWN_LEVELS: usize = 40;
 const NAMED_IDS: usize = 4;
 /// Needs that the line of a task names.
 const NAMED_NEEDS: usize = 6;
-
-/// The layout of a workflow.
-#[derive(Debug, Serialize)]
-pub(crate) struct PlanView {
-    /// The name of the workflow.
-    pub(crate) name: String,
-    /// Its digest.
-    pub(crate) digest: String,
-    /// How many tasks it has.
-    pub(crate) tasks: usize,
-    /// How many edges it has.
-    pub(crate) edges: usize,
-    /// The most tasks of one level.
-    pub(crate) width: usize,
-    /// The levels, from the roots on.
-    pub(crate) levels: Vec<PlanLevel>,
-    /// The ids on the longest path.
-    pub(crate) critical_path: Vec<String>,
-}
-
-/// A level of a plan.
-#[derive(Debug, Serialize)]
-pub(crate) struct PlanLevel {
-    /// Its number, from 0.
-    pub(crate) level: usize,
-    /// Its tasks, in the order of the file.
-    pub(crate) tasks: Vec<PlanTask>,
-}
-
-/// A task of a plan.
-#[derive(Debug, Serialize)]
-pub(crate) struct PlanTask {
-    /// Its id.
-    pub(crate) id: String,
-    /// What runs it.
-    #[serde(rename = "type")]
-    pub(crate) kind: &'static str,
-    /// Runs once for each item of a list.
-    pub(crate) for_each: bool,
-    /// May be skipped by its `when`.
-    pub(crate) conditional: bool,
-    /// Lies on the critical path.
-    pub(crate) critical: bool,
-    /// The ids of the tasks that it waits for.
-    pub(crate) needs: Vec<String>,
-}
-
-/// The plan as JSON.
-pub(crate) fn json(plan: &PlanView) -> serde_json::Result<String> {
-    serde_json::to_string_pretty(plan)
-}
 
 /// The plan as a drawing.
 pub(crate) fn draw(plan: &PlanView, styling: Styling) -> String {
@@ -187,12 +136,15 @@ fn draw_levels(text: &mut String, plan: &PlanView, styling: Styling) {
 
 #[cfg(test)]
 mod tests {
+    use levelflow_common::TaskKind;
+    use levelflow_common::view::PlanLevel;
+
     use super::*;
 
     fn task(id: &str, critical: bool, needs: &[&str]) -> PlanTask {
         PlanTask {
             id: id.to_owned(),
-            kind: "process",
+            kind: TaskKind::Process,
             for_each: id == "weeks",
             conditional: id == "authors",
             critical,

@@ -7,12 +7,13 @@ use std::time::Duration;
 use levelflow_common::event::TaskRef;
 use levelflow_common::view::{RunSummary, RunView, TaskView};
 use levelflow_common::{RunStatus, TaskStatus, Timestamp};
+use levelflow_proto::json::timestamp;
 
 use super::counted;
 use super::live::first_line;
 use super::style::{self, Styling};
 use super::table::{Align, Cell, Table};
-use super::time::{duration, timestamp};
+use super::time::duration;
 use crate::progress::name;
 
 /// Rows of a table of tasks; of more tasks, the failed and the slowest are shown.

@@ -22,16 +22,6 @@ pub(crate) fn duration(span: Duration) -> String {
     }
 }
 
-/// A point in time in RFC 3339, in UTC, to the millisecond.
-pub(crate) fn timestamp(time: Timestamp) -> String {
-    let micros = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-    match jiff::Timestamp::from_microsecond(micros) {
-        Ok(time) => format!("{time:.3}"),
-        // After the year 9999, which RFC 3339 cannot write.
-        Err(_) => "never".to_owned(),
-    }
-}
-
 /// Now, by the clock of this machine.
 pub(crate) fn now() -> Timestamp {
     let micros = jiff::Timestamp::now().as_microsecond();
@@ -59,14 +49,5 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_micros(micros)), text);
         }
-    }
-
-    #[test]
-    fn timestamps_are_rfc_3339_in_utc() {
-        assert_eq!(
-            timestamp(Timestamp::from_micros(1_700_000_000_123_456)),
-            "2023-11-14T22:13:20.123Z"
-        );
-        assert_eq!(timestamp(Timestamp::MAX), "never");
     }
 }
