@@ -1,5 +1,6 @@
 //! Enumerations of the vocabulary as the numbers that stand for them on the wire.
 
+use levelflow_common::alert::MemoryAlertCause;
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::{Dispatch, Durability, OnFull};
 use levelflow_common::{Priority, RunStatus, TaskKind, TaskStatus};
@@ -79,6 +80,12 @@ enumeration!(BreakerStatus {
     Open,
     HalfOpen
 });
+enumeration!(MemoryAlertCause {
+    Warning,
+    Critical,
+    Leak,
+    Restart
+});
 enumeration!(TaskStatus {
     Pending,
     Ready,
@@ -120,6 +127,7 @@ mod tests {
         reads_back(&RunStatus::ALL);
         reads_back(&TaskStatus::ALL);
         reads_back(&BreakerStatus::ALL);
+        reads_back(&MemoryAlertCause::ALL);
         reads_back(&[Durability::Strict, Durability::Relaxed]);
         reads_back(&[Dispatch::Ready, Dispatch::Level]);
     }

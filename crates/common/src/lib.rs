@@ -2,6 +2,7 @@
 //!
 //! Pure: no async, no clock, no randomness, no I/O.
 
+pub mod alert;
 pub mod code;
 pub mod document;
 pub mod duration;

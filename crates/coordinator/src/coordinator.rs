@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::actor::{self, Actor, Message, Parts};
+use crate::alert::AlertFeed;
 use crate::clock::Clock;
 use crate::config::{CoordinatorConfig, Storage};
 use crate::definitions::Definitions;
@@ -118,6 +119,14 @@ impl Coordinator {
     /// Where it serves other processes.
     pub fn address(&self) -> Option<&Listen> {
         self.address.as_ref()
+    }
+
+    /// The alerts that are kept, and those that come; none when the coordinator has stopped.
+    pub async fn alerts(&self) -> Option<AlertFeed> {
+        let (reply, feed) = oneshot::channel();
+        let message = Message::Alerts { after: 0, reply };
+        self.actor.send(message).await.ok()?;
+        feed.await.ok()
     }
 
     /// Stops: refuses new runs, gives out no more attempts, lets those under way end within `grace`,

@@ -4,6 +4,7 @@
 //! messages to it; then `prepare`, where expressions are evaluated.
 
 mod actor;
+mod alert;
 mod clock;
 mod config;
 mod coordinator;
@@ -16,6 +17,7 @@ mod retention;
 mod server;
 mod service;
 
+pub use alert::AlertFeed;
 pub use config::{CoordinatorConfig, Storage};
 pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};

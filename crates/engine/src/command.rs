@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    Code, Failure, FencingToken, RunId, RunStatus, SecretPart, TaskKind, TaskStatus,
+    Code, Failure, FencingToken, RunId, RunStatus, SecretPart, TaskKind, TaskStatus, WorkerId,
 };
 
 use crate::breaker::BreakerState;
@@ -81,6 +81,15 @@ pub enum Command {
         upstream: Arc<str>,
         /// How it stands now.
         state: BreakerState,
+    },
+    /// Tell whoever watches over workers that one went without a word.
+    WorkerLost {
+        /// Which.
+        worker: WorkerId,
+        /// How that was seen.
+        reason: String,
+        /// Attempts that were lost with it.
+        attempts: usize,
     },
     /// Tell whoever waits for the run that it has ended, then evict it.
     Ended(Box<Ended>),

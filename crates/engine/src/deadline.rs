@@ -161,19 +161,36 @@ impl Engine {
         for (token, failure) in over {
             self.expire(now, token, failure);
         }
-        let lost: Vec<_> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.session.is_none() && worker.leases == 0)
-            .map(|(key, _)| key)
-            .collect();
-        for key in lost {
-            self.remove_worker(key);
-        }
-        if self.leases.is_empty() {
+        self.let_go_of_workers(now);
+        let is_over =
+            self.leases.is_empty() && self.workers.iter().all(|(_, it)| it.session.is_some());
+        if is_over {
             self.sweep_at = None;
         } else {
             self.arm_sweep(now);
+        }
+    }
+
+    /// Tells of workers that lost attempts, and forgets those that have been away for as long as a lease.
+    fn let_go_of_workers(&mut self, now: Timestamp) {
+        let mut silent = Vec::new();
+        let mut gone = Vec::new();
+        for (key, worker) in self.workers.iter() {
+            if worker.lost > 0 {
+                silent.push(key);
+            }
+            let is_away = worker.session.is_none() && worker.leases == 0;
+            if is_away && (worker.draining || now.since(worker.left_at) > self.config.lease) {
+                gone.push(key);
+            }
+        }
+        let lease = self.config.lease;
+        for key in silent {
+            self.tell_lost(key, format!("no heartbeat for {lease:?}"));
+        }
+        for key in gone {
+            self.tell_lost(key, format!("no connection for {lease:?}"));
+            self.remove_worker(key);
         }
     }
 }

@@ -31,17 +31,12 @@ impl Engine {
             }
             replaced => {
                 if let Some(key) = replaced {
-                    self.lose_leases(now, key, "the worker process was replaced");
+                    let why = "the worker process was replaced";
+                    self.lose_leases(now, key, why);
+                    self.tell_lost(key, why.to_owned());
                     self.remove_worker(key);
                 }
-                let worker = Worker {
-                    hello,
-                    session: Some(session),
-                    credits: 0,
-                    draining: false,
-                    leases: 0,
-                };
-                let key = self.workers.insert(worker);
+                let key = self.workers.insert(Worker::new(hello, session));
                 self.lanes.worker_joined(key, self.workers.get(key));
                 key
             }
@@ -67,6 +62,7 @@ impl Engine {
         let replaced = worker.session.replace(session);
         worker.credits = 0;
         worker.draining = false;
+        worker.lost_is_told = false;
         if let Some(session) = replaced {
             let code = Code::WorkerIdTaken;
             self.command(BatchNumber::default(), Command::Close { session, code });
@@ -83,7 +79,7 @@ impl Engine {
     }
 
     /// A stream is lost: nothing new goes to the worker, and what it never got is taken back. The
-    /// leases decide about what it runs.
+    /// leases decide about what it runs. It is not lost before they would be, since it may come back.
     pub(crate) fn left(&mut self, now: Timestamp, session: SessionId) {
         let Some(key) = self.workers.of_session(session) else {
             return;
@@ -91,14 +87,37 @@ impl Engine {
         let worker = self.workers.get_mut(key);
         worker.session = None;
         worker.credits = 0;
+        worker.left_at = now;
         for token in self.leases.of(key) {
             if self.leases.get(token).is_some_and(|lease| !lease.sent) {
                 self.take_back(now, token);
             }
         }
-        if self.workers.get(key).leases == 0 {
+        let worker = self.workers.get(key);
+        if worker.leases == 0 && worker.draining {
             self.remove_worker(key);
+        } else if self.sweep_at.is_none() {
+            self.arm_sweep(now);
         }
+    }
+
+    /// Says that a worker is lost: with attempts, or without having drained.
+    pub(crate) fn tell_lost(&mut self, key: WorkerKey, reason: String) {
+        let worker = self.workers.get_mut(key);
+        let attempts = std::mem::take(&mut worker.lost);
+        if attempts == 0 && (worker.draining || worker.lost_is_told) {
+            return;
+        }
+        worker.lost_is_told = true;
+        let worker = worker.hello.worker.clone();
+        self.command(
+            self.last_batch(),
+            Command::WorkerLost {
+                worker,
+                reason,
+                attempts,
+            },
+        );
     }
 
     pub(crate) fn remove_worker(&mut self, key: WorkerKey) {
@@ -176,7 +195,8 @@ impl Engine {
     pub(crate) fn lose_leases(&mut self, now: Timestamp, key: WorkerKey, why: &str) {
         for token in self.leases.of(key) {
             let message = format!("worker `{}`: {why}", self.workers.get(key).hello.worker);
-            self.expire(now, token, Failure::retryable(Code::WorkerLost, message));
+            let failure = Failure::retryable(Code::WorkerLost, message);
+            self.expire(now, token, failure);
         }
     }
 
@@ -189,6 +209,9 @@ impl Engine {
         if !lease.sent {
             self.give_back(now, lease);
             return;
+        }
+        if failure.code == Code::WorkerLost {
+            self.workers.get_mut(lease.worker).lost += 1;
         }
         *self.live_task(key, task) = LiveTask::Idle;
         let run = self.run_mut(key);

@@ -1,5 +1,6 @@
 //! The workers that the engine knows.
 
+use levelflow_common::Timestamp;
 use slab::Slab;
 
 use crate::definition::Requirement;
@@ -19,9 +20,28 @@ pub(crate) struct Worker {
     pub(crate) draining: bool,
     /// Attempts that it holds, or that are about to be sent.
     pub(crate) leases: u32,
+    /// When its last session ended, while it has none.
+    pub(crate) left_at: Timestamp,
+    /// Attempts that were lost with it, and of which nobody was told yet.
+    pub(crate) lost: usize,
+    /// Whether it was told that the worker is lost.
+    pub(crate) lost_is_told: bool,
 }
 
 impl Worker {
+    pub(crate) fn new(hello: Hello, session: SessionId) -> Self {
+        Self {
+            hello,
+            session: Some(session),
+            credits: 0,
+            draining: false,
+            leases: 0,
+            left_at: Timestamp::default(),
+            lost: 0,
+            lost_is_told: false,
+        }
+    }
+
     pub(crate) fn offers(&self, requirement: &Requirement) -> bool {
         let hello = &self.hello;
         hello.queues.contains(&*requirement.queue)

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use levelflow_proto::v1;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
-use crate::memory::{Level, resident_bytes};
+use crate::memory::{Level, MemoryWatch, resident_bytes};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
 use crate::spool::Spool;
@@ -30,7 +30,7 @@ pub(crate) struct Held {
     pub(crate) slots: Slots,
     pub(crate) spool: Spool,
     pub(crate) ended: mpsc::UnboundedReceiver<Ended>,
-    pub(crate) memory: watch::Receiver<Level>,
+    pub(crate) memory: MemoryWatch,
 }
 
 impl Held {
@@ -89,13 +89,15 @@ pub(crate) struct Session<'a> {
     /// Tokens to refuse with the next frame.
     refused: Vec<u64>,
     heartbeat_is_due: bool,
+    /// To tell with the next frame.
+    alerts: Vec<v1::MemoryAlert>,
     /// The worker ends.
     draining: bool,
     draining_is_told: bool,
     /// The coordinator stops and should be asked for nothing more.
     coordinator_drains: bool,
-    /// The worker takes nothing until it holds less memory.
-    memory_is_critical: bool,
+    /// As the coordinator was told, or will be with the next frame.
+    memory: Level,
 }
 
 impl<'a> Session<'a> {
@@ -115,10 +117,11 @@ impl<'a> Session<'a> {
             held,
             refused: Vec::new(),
             heartbeat_is_due: false,
+            alerts: Vec::new(),
             draining: false,
             draining_is_told: false,
             coordinator_drains: false,
-            memory_is_critical: false,
+            memory: Level::Normal,
         };
         session.begin(&welcome);
 
@@ -157,7 +160,8 @@ impl<'a> Session<'a> {
                     session.held.slots.abandon_all();
                 }
                 _ = heartbeat.tick() => session.heartbeat_is_due = true,
-                Ok(()) = session.held.memory.changed() => session.see_memory(),
+                Ok(()) = session.held.memory.state.changed() => session.see_memory(),
+                Some(alert) = session.held.memory.alerts.recv() => session.alerts.push(alert),
                 frame = inbound.next() => match frame {
                     Some(Ok(frame)) => session.receive(frame),
                     Some(Err(status)) => return SessionEnd::Lost(Some(status)),
@@ -191,7 +195,10 @@ impl<'a> Session<'a> {
     }
 
     fn see_memory(&mut self) {
-        self.memory_is_critical = *self.held.memory.borrow_and_update() == Level::Critical;
+        let level = self.held.memory.state.borrow_and_update().level;
+        // The coordinator is not to learn of it with the next heartbeat only.
+        self.heartbeat_is_due |= level != self.memory;
+        self.memory = level;
     }
 
     fn receive(&mut self, frame: v1::CoordinatorFrame) {
@@ -220,7 +227,7 @@ impl<'a> Session<'a> {
     }
 
     fn start(&mut self) {
-        if self.memory_is_critical {
+        if self.memory == Level::Critical {
             // They came for credits from before; the coordinator gives them to others.
             self.refused.append(&mut self.held.slots.refuse_queued());
         }
@@ -247,7 +254,7 @@ impl<'a> Session<'a> {
     fn may_grant(&self) -> bool {
         !self.draining
             && !self.coordinator_drains
-            && !self.memory_is_critical
+            && self.memory != Level::Critical
             && !self.held.spool.is_full()
     }
 
@@ -255,18 +262,13 @@ impl<'a> Session<'a> {
         self.held.spool.has_unsent()
             || self.heartbeat_is_due
             || !self.refused.is_empty()
+            || !self.alerts.is_empty()
             || self.draining != self.draining_is_told
             || (self.may_grant() && self.held.slots.ungranted() > 0)
     }
 
     fn frame(&mut self) -> v1::WorkerFrame {
-        let heartbeat = std::mem::take(&mut self.heartbeat_is_due).then(|| v1::Heartbeat {
-            running: self.held.slots.tokens().collect(),
-            progressed: self.held.slots.take_progressed(),
-            resident_bytes: resident_bytes().unwrap_or(0),
-            calls: self.held.slots.take_ended_calls(),
-            ..v1::Heartbeat::default()
-        });
+        let heartbeat = std::mem::take(&mut self.heartbeat_is_due).then(|| self.heartbeat());
         let credits = if self.may_grant() {
             self.held.slots.grant()
         } else {
@@ -280,7 +282,21 @@ impl<'a> Session<'a> {
             heartbeat,
             refused: std::mem::take(&mut self.refused),
             draining: self.draining,
+            alerts: std::mem::take(&mut self.alerts),
             ..v1::WorkerFrame::default()
+        }
+    }
+
+    fn heartbeat(&self) -> v1::Heartbeat {
+        let memory = *self.held.memory.state.borrow();
+        v1::Heartbeat {
+            running: self.held.slots.tokens().collect(),
+            progressed: self.held.slots.take_progressed(),
+            resident_bytes: resident_bytes().unwrap_or(0),
+            calls: self.held.slots.take_ended_calls(),
+            memory_level: memory.level.number(),
+            growth_per_second: memory.growth,
+            ..v1::Heartbeat::default()
         }
     }
 }

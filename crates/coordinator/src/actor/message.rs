@@ -12,6 +12,8 @@ use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submit
 use levelflow_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::alert::AlertFeed;
+
 /// What the actor is sent.
 pub(crate) enum Message {
     /// An event without a reply.
@@ -53,6 +55,11 @@ pub(crate) enum Message {
     ResetBreaker {
         upstream: String,
         reply: oneshot::Sender<Option<BreakerView>>,
+    },
+    /// Someone asks for the alerts after the one with this number.
+    Alerts {
+        after: u64,
+        reply: oneshot::Sender<AlertFeed>,
     },
     /// A client watches a run; none if it is not open.
     Watch {

@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use levelflow_common::alert::AlertSubject;
 use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::limits::MAX_UPSTREAMS_PER_ATTEMPT;
 use levelflow_common::upstream::is_name;
 use levelflow_common::{
-    Code, Failure, FencingToken, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
+    Code, Failure, FencingToken, HumanDuration, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
 };
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{ReplyId, SessionId};
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep_until};
 use self::held::{Held, HeldEffects};
 use self::sessions::Sessions;
 use self::watchers::Watchers;
+use crate::alert::{self, Alerts};
 use crate::clock::Clock;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
@@ -61,6 +63,7 @@ pub(crate) struct Actor {
     replies: Slab<PendingReply>,
     sessions: Sessions,
     watchers: Watchers,
+    alerts: Alerts,
     held: HeldEffects,
     /// The batches that are being committed, the oldest first.
     committing: VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
@@ -105,6 +108,7 @@ impl Actor {
             replies: Slab::new(),
             sessions: Sessions::default(),
             watchers: Watchers::default(),
+            alerts: Alerts::default(),
             held: HeldEffects::default(),
             committing: VecDeque::new(),
             stopping: None,
@@ -271,6 +275,7 @@ impl Actor {
             Message::ResetBreaker { upstream, reply } => {
                 let _ = reply.send(self.engine.reset_breaker(now, &upstream));
             }
+            Message::Alerts { after, reply } => drop(reply.send(self.alerts.feed(after))),
             Message::Watch { run_id, reply } => {
                 let number = self.engine.number(run_id);
                 let _ = reply.send(number.map(|number| self.watchers.watch(number)));
@@ -333,6 +338,9 @@ impl Actor {
         if !self.sessions.contains(session) {
             return;
         }
+        if !frame.alerts.is_empty() {
+            self.memory_alerts(now, session, &frame.alerts);
+        }
         for outcome in frame.outcomes {
             let upstreams = upstream_report(outcome.calls, outcome.parked_on);
             let result = match outcome.failure {
@@ -373,6 +381,17 @@ impl Actor {
         }
     }
 
+    fn memory_alerts(&mut self, now: Timestamp, session: SessionId, told: &[v1::MemoryAlert]) {
+        let Some(worker) = self.engine.worker_of(session) else {
+            return;
+        };
+        for told in told.iter().take(alert::MAX_IN_FRAME) {
+            if let Some(subject) = alert::memory_alert(worker.clone(), told) {
+                self.alerts.raise(now, subject);
+            }
+        }
+    }
+
     /// Sends an answer that was read from the engine, when what it shows is durable.
     fn answer(&mut self, now: Timestamp, after: BatchNumber, send: impl FnOnce() + Send + 'static) {
         if let Some(effect) = self.held.hold(after, Held::Answer(Box::new(send))) {
@@ -408,7 +427,21 @@ impl Actor {
                 tracing::info!(session = session.0, code = %code, "session was replaced");
                 self.sessions.close(session, Some(Refused::Replaced));
             }
-            Command::BreakerChanged { upstream, state } => self.breaker_changed(&upstream, state),
+            Command::BreakerChanged { upstream, state } => {
+                self.breaker_changed(now, upstream, state);
+            }
+            Command::WorkerLost {
+                worker,
+                reason,
+                attempts,
+            } => {
+                let subject = AlertSubject::WorkerLost {
+                    worker,
+                    reason,
+                    attempts,
+                };
+                self.alerts.raise(now, subject);
+            }
             Command::Ended(ended) => {
                 self.engine.evict(now, ended.run);
                 self.watchers.ended(*ended);
@@ -416,19 +449,21 @@ impl Actor {
         }
     }
 
-    fn breaker_changed(&mut self, upstream: &str, state: BreakerState) {
+    fn breaker_changed(&mut self, now: Timestamp, upstream: Arc<str>, state: BreakerState) {
         match state {
             BreakerState::Open { until } => {
-                let open_for = until.since(self.clock.now());
-                tracing::warn!(upstream, open_for = ?open_for, "breaker opened");
-                self.sessions.breaker_changed(upstream, true);
+                self.sessions.breaker_changed(&upstream, true);
+                let open_for = HumanDuration(until.since(now));
+                let subject = AlertSubject::BreakerOpened { upstream, open_for };
+                self.alerts.raise(now, subject);
             }
             BreakerState::HalfOpen { .. } => {
-                tracing::info!(upstream, "breaker lets probes through");
+                tracing::info!(upstream = &*upstream, "breaker lets probes through");
             }
             BreakerState::Closed => {
-                tracing::info!(upstream, "breaker closed");
-                self.sessions.breaker_changed(upstream, false);
+                self.sessions.breaker_changed(&upstream, false);
+                self.alerts
+                    .raise(now, AlertSubject::BreakerClosed { upstream });
             }
         }
     }

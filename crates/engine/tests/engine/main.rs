@@ -11,6 +11,7 @@ mod explanations;
 mod guarantees;
 mod limits;
 mod lists;
+mod losses;
 mod order;
 mod preparer;
 mod progress;

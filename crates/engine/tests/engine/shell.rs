@@ -38,6 +38,8 @@ pub(crate) struct Shell {
     pub(crate) answers: BTreeMap<ReplyId, Answer>,
     /// What was last told of each breaker.
     pub(crate) breakers: BTreeMap<Arc<str>, BreakerState>,
+    /// The workers that were said to be lost, and with how many attempts.
+    pub(crate) lost: Vec<(Arc<str>, usize)>,
     /// What the next heartbeat tells of upstreams.
     pub(crate) answered: Vec<(FencingToken, UpstreamCall)>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
@@ -70,6 +72,7 @@ impl Shell {
             numbers: BTreeMap::new(),
             answers: BTreeMap::new(),
             breakers: BTreeMap::new(),
+            lost: Vec::new(),
             answered: Vec::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -329,6 +332,9 @@ impl Shell {
             Command::BreakerChanged { upstream, state } => {
                 self.breakers.insert(upstream, state);
             }
+            Command::WorkerLost {
+                worker, attempts, ..
+            } => self.lost.push((worker.0, attempts)),
             Command::Ended(ended) => {
                 let fold = &self.store[&ended.number];
                 assert_eq!(fold.status, ended.status, "told before it is durable");

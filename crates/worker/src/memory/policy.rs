@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use levelflow_common::alert::MemoryAlertCause;
+use levelflow_proto::v1;
+
+use super::MemoryState;
 use super::config::MemoryConfig;
 
 /// Bytes in a MiB.
@@ -19,28 +23,21 @@ pub(crate) enum Level {
     Critical,
 }
 
-/// What an alert is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cause {
-    Warning,
-    Critical,
-    Leak,
-}
-
-impl Cause {
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-            Self::Leak => "leak",
-        }
+impl Level {
+    pub(crate) const fn number(self) -> i32 {
+        let level = match self {
+            Self::Normal => v1::MemoryLevel::Normal,
+            Self::Warning => v1::MemoryLevel::Warning,
+            Self::Critical => v1::MemoryLevel::Critical,
+        };
+        level as i32
     }
 }
 
 /// An alert that begins or is over, and the figures at that time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Alert {
-    pub(super) cause: Cause,
+    pub(super) cause: MemoryAlertCause,
     pub(super) is_over: bool,
     /// Resident bytes.
     pub(super) resident: u64,
@@ -58,14 +55,14 @@ struct Sample {
 
 /// A limit, and whether its alert was given and is not over.
 struct Limit {
-    cause: Cause,
+    cause: MemoryAlertCause,
     /// 0 for none.
     bytes: u64,
     is_exceeded: bool,
 }
 
 impl Limit {
-    fn new(cause: Cause, mib: usize) -> Self {
+    fn new(cause: MemoryAlertCause, mib: usize) -> Self {
         Self {
             cause,
             bytes: mib as u64 * MIB,
@@ -94,21 +91,36 @@ pub(super) struct Policy {
 impl Policy {
     pub(super) fn new(config: &MemoryConfig) -> Self {
         Self {
-            warning: Limit::new(Cause::Warning, config.warning_mib),
-            critical: Limit::new(Cause::Critical, config.critical_mib),
-            leak: Limit::new(Cause::Leak, config.leak_mib_per_second),
+            warning: Limit::new(MemoryAlertCause::Warning, config.warning_mib),
+            critical: Limit::new(MemoryAlertCause::Critical, config.critical_mib),
+            leak: Limit::new(MemoryAlertCause::Leak, config.leak_mib_per_second),
             window: config.window.0,
             samples: VecDeque::new(),
         }
     }
 
-    pub(super) fn level(&self) -> Level {
+    pub(super) fn state(&self) -> MemoryState {
+        MemoryState {
+            level: self.level(),
+            growth: self.growth(),
+        }
+    }
+
+    fn level(&self) -> Level {
         if self.critical.is_exceeded {
             Level::Critical
         } else if self.warning.is_exceeded {
             Level::Warning
         } else {
             Level::Normal
+        }
+    }
+
+    /// Growth over the window in bytes per second, 0 if it shrinks.
+    pub(super) fn growth(&self) -> u64 {
+        match (self.samples.front(), self.samples.back()) {
+            (Some(&first), Some(&last)) => growth(first, last),
+            _ => 0,
         }
     }
 
@@ -136,7 +148,7 @@ impl Policy {
         if limit.change(leaks, growth <= limit.bytes) {
             changed.push((limit.cause, limit.is_exceeded, limit.bytes));
         }
-        let alert = |(cause, is_exceeded, limit): (Cause, bool, u64)| Alert {
+        let alert = |(cause, is_exceeded, limit): (MemoryAlertCause, bool, u64)| Alert {
             cause,
             is_over: !is_exceeded,
             resident,
@@ -144,14 +156,6 @@ impl Policy {
             limit,
         };
         changed.into_iter().map(alert).collect()
-    }
-
-    /// Growth from the first sample to the last, in bytes per second.
-    fn growth(&self) -> u64 {
-        match (self.samples.front(), self.samples.back()) {
-            (Some(&first), Some(&last)) => growth(first, last),
-            _ => 0,
-        }
     }
 
     /// Whether the samples span a window and the growth from each to the next is above the limit.
@@ -181,7 +185,7 @@ mod tests {
     use super::*;
 
     /// Feeds one sample a second, in MiB, and gives what each brought.
-    fn told(config: &MemoryConfig, samples: &[u64]) -> Vec<Vec<(Cause, bool)>> {
+    fn told(config: &MemoryConfig, samples: &[u64]) -> Vec<Vec<(MemoryAlertCause, bool)>> {
         let mut policy = Policy::new(config);
         let samples = (0..).zip(samples);
         samples
@@ -194,7 +198,7 @@ mod tests {
 
     #[test]
     fn levels_begin_at_their_limit_and_end_well_below_it() {
-        use Cause::{Critical, Warning};
+        use MemoryAlertCause::{Critical, Warning};
         let samples = [399, 400, 390, 800, 799, 719, 361, 359, 900, 100];
         assert_eq!(
             told(&MemoryConfig::default(), &samples),
@@ -227,7 +231,10 @@ mod tests {
         samples.extend([samples[14]; 2]);
         let told = told(&config, &samples);
         let changes: Vec<_> = (0..).zip(&told).filter(|(_, t)| !t.is_empty()).collect();
-        let (begins, over) = (vec![(Cause::Leak, false)], vec![(Cause::Leak, true)]);
+        let (begins, over) = (
+            vec![(MemoryAlertCause::Leak, false)],
+            vec![(MemoryAlertCause::Leak, true)],
+        );
         assert_eq!(changes, [(13, &begins), (15, &over)]);
     }
 
@@ -251,7 +258,7 @@ mod tests {
         policy.sample(Duration::ZERO, 380 * MIB);
         let alerts = policy.sample(Duration::from_secs(4), 420 * MIB);
         let expected = Alert {
-            cause: Cause::Warning,
+            cause: MemoryAlertCause::Warning,
             is_over: false,
             resident: 420 * MIB,
             growth: 10 * MIB,
@@ -284,13 +291,13 @@ mod tests {
                     open.retain(|&cause| cause != alert.cause);
                     if !alert.is_over {
                         open.push(alert.cause);
-                        let was_warned = warning == 0 || open.contains(&Cause::Warning);
-                        prop_assert!(alert.cause != Cause::Critical || was_warned);
+                        let was_warned = warning == 0 || open.contains(&MemoryAlertCause::Warning);
+                        prop_assert!(alert.cause != MemoryAlertCause::Critical || was_warned);
                     }
                 }
-                let expected = if open.contains(&Cause::Critical) {
+                let expected = if open.contains(&MemoryAlertCause::Critical) {
                     Level::Critical
-                } else if open.contains(&Cause::Warning) {
+                } else if open.contains(&MemoryAlertCause::Warning) {
                     Level::Warning
                 } else {
                     Level::Normal
@@ -301,7 +308,7 @@ mod tests {
                 prop_assert!(!reaches(warning) || expected >= Level::Warning);
                 let is_well_below = |limit: usize| mib * 10 < limit as u64 * 9;
                 prop_assert!(!is_well_below(critical) || expected < Level::Critical);
-                prop_assert!(!is_well_below(warning) || !open.contains(&Cause::Warning));
+                prop_assert!(!is_well_below(warning) || !open.contains(&MemoryAlertCause::Warning));
                 let kept = policy.samples.len() as u128;
                 prop_assert!(kept <= config.window.0.as_millis() + 1);
             }

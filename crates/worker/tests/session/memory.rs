@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use levelflow_common::HumanDuration;
+use levelflow_proto::v1;
 use levelflow_worker::{Context, MemoryConfig, Worker, WorkerConfig};
 use tokio::sync::watch;
 
@@ -67,4 +68,57 @@ async fn takes_nothing_while_its_memory_is_critical() {
     session.until(|session| session.credits == 2).await;
     let done = given as usize - session.refused.len();
     assert_eq!(session.outcomes(done).await.len(), done);
+}
+
+#[tokio::test]
+async fn tells_of_its_level_and_of_alerts_at_once() {
+    let mut coordinator = Coordinator::start().await;
+    let (open, gate) = watch::channel(false);
+    let warning_mib = resident_mib() + 128;
+    let config = WorkerConfig {
+        address: coordinator.address.clone(),
+        memory: MemoryConfig {
+            warning_mib,
+            critical_mib: 0,
+            interval: HumanDuration(Duration::from_millis(10)),
+            ..MemoryConfig::default()
+        },
+        ..WorkerConfig::default()
+    };
+    let builder = Worker::builder()
+        .config(config)
+        .handler("hold", move |_: Context, (): ()| {
+            let mut gate = gate.clone();
+            async move {
+                let held = vec![1_u8; 256 * MIB];
+                gate.wait_for(|open| *open).await?;
+                Ok(held.len())
+            }
+        });
+    let _worker = Running::start(builder.build().unwrap());
+    // Which asks for no heartbeats.
+    let (mut session, _) = coordinator.welcome().await;
+    session.until(|session| session.credits > 0).await;
+    session.dispatch(vec![attempt(1, "hold", "null")]).await;
+    for (over, level) in [
+        (false, v1::MemoryLevel::Warning),
+        (true, v1::MemoryLevel::Normal),
+    ] {
+        let (mut alert, mut heartbeat) = (None, None);
+        while alert.is_none() || heartbeat.is_none() {
+            let frame = session.frame().await;
+            alert = alert.or(frame.alerts.first().copied());
+            heartbeat = heartbeat.or(frame.heartbeat);
+        }
+        let (alert, heartbeat) = (alert.unwrap(), heartbeat.unwrap());
+        assert_eq!(heartbeat.memory_level(), level);
+        assert_eq!(
+            (alert.cause(), alert.over),
+            (v1::MemoryAlertCause::Warning, over)
+        );
+        assert_eq!(alert.limit, (warning_mib * MIB) as u64);
+        assert_eq!(alert.resident_bytes < alert.limit, over);
+        assert!(over || alert.growth_per_second > 0);
+        open.send(true).unwrap();
+    }
 }
