@@ -7,7 +7,6 @@ use std::time::Duration;
 use levelflow_common::HumanDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
@@ -17,9 +16,14 @@ use crate::context::Context;
 use crate::error::WorkerError;
 use crate::executor::batch::{BatchOptions, Gatherer, batch_handler};
 use crate::executor::handler::{AsyncHandler, Handler, ThreadHandler, Threads};
-use crate::executor::{ChatModel, Executors, HttpConfig, SqlConnection};
+use crate::executor::isolated::{Function, IsolatedHandler, Role};
+use crate::executor::output::{read_input, write_output};
+use crate::executor::{
+    ChatModel, Executors, HttpConfig, IsolationOptions, PoolSource, SqlConnection,
+};
 use crate::handler_error::HandlerError;
 use crate::secrets::SecretsConfig;
+use crate::usage::Usage;
 use crate::worker::Worker;
 
 /// The queue of workers that name none.
@@ -27,13 +31,14 @@ const DEFAULT_QUEUE: &str = "default";
 
 type Handlers = BTreeMap<String, Box<dyn Handler>>;
 type OnThreads = Box<dyn FnOnce(Threads) -> Box<dyn Handler>>;
-type InBatches = Box<dyn FnOnce(BatchOptions) -> (Box<dyn Handler>, Gatherer)>;
+type InBatches = Box<dyn FnOnce(BatchOptions, Arc<Usage>) -> (Box<dyn Handler>, Gatherer)>;
 
 enum Registered {
     Async(Box<dyn Handler>),
     Batch(BatchOptions, InBatches),
     Cpu(OnThreads),
     Blocking(OnThreads),
+    Isolated(IsolationOptions, Function),
 }
 
 /// Describes a worker; [`WorkerBuilder::build`] checks the description.
@@ -231,7 +236,7 @@ impl WorkerBuilder {
         I: DeserializeOwned + Send + 'static,
         O: Serialize + Send + 'static,
     {
-        let make = |options| batch_handler(function, options);
+        let make = |options, usage| batch_handler(function, options, usage);
         self.handlers
             .push((name.into(), Registered::Batch(options, Box::new(make))));
         self
@@ -264,6 +269,52 @@ impl WorkerBuilder {
         self
     }
 
+    /// Registers a handler whose attempts run in child processes of the worker, one at a time in each:
+    /// when it crashes or takes too much memory, its attempt fails as `handler_crashed` or
+    /// `memory_exceeded`, and nothing else does. One that does not stop when it is told to is killed
+    /// after [`WorkerBuilder::cancel_grace`].
+    ///
+    /// ```no_run
+    /// use levelflow_worker::{IsolationOptions, Worker, on_signal};
+    /// # #[derive(serde::Deserialize)] struct Page { url: String }
+    /// # fn render(_: &Page) -> Result<Vec<u8>, std::io::Error> { Ok(Vec::new()) }
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let options = IsolationOptions { max_resident_mib: 256, ..IsolationOptions::default() };
+    ///     let worker = Worker::builder()
+    ///         .isolated_handler("render", options, |_ctx, page: Page| Ok(render(&page)?))
+    ///         .build()?;
+    ///     Ok(worker.run(on_signal()?).await?)
+    /// }
+    /// ```
+    ///
+    /// A child is this program, started again with the same arguments: its `main` comes to
+    /// [`Worker::run`] the same way, and from there serves the worker that started it. So what comes
+    /// before should have no effects of its own, such as a port that it listens on. What a child writes
+    /// to its standard output goes to the standard error of the worker. The function may compute or wait;
+    /// it has a thread for itself. Children are used again, and end with the worker, however that ends.
+    #[must_use]
+    pub fn isolated_handler<F, I, O>(
+        mut self,
+        name: impl Into<String>,
+        options: IsolationOptions,
+        function: F,
+    ) -> Self
+    where
+        F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
+        I: DeserializeOwned + 'static,
+        O: Serialize + 'static,
+    {
+        let function: Function = Arc::new(move |context, input| {
+            let output = function(context, read_input(input)?)?;
+            write_output(&output)
+        });
+        self.handlers
+            .push((name.into(), Registered::Isolated(options, function)));
+        self
+    }
+
     /// Checks the description and makes the worker.
     ///
     /// # Errors
@@ -286,9 +337,15 @@ impl WorkerBuilder {
             Some(channel) => Target::Channel(channel),
             None => Target::at(&config.address)?,
         };
-        let (handlers, gatherers) = place_handlers(handlers, &config)?;
-        let executors = Executors::new(handlers, &config)?;
-        Ok(Worker::new(config, target, executors, gatherers))
+        let placed = Placed::of(handlers, &config)?;
+        let executors = Executors::new(placed.handlers, placed.pools, &config)?;
+        Ok(Worker::new(
+            config,
+            target,
+            executors,
+            placed.gatherers,
+            placed.role,
+        ))
     }
 }
 
@@ -301,39 +358,80 @@ where
     Box::new(|threads| Box::new(ThreadHandler::new(Arc::new(function), threads)))
 }
 
-/// Gives each handler the threads that it runs on, or what gathers its attempts.
-fn place_handlers(
-    registered: Vec<(String, Registered)>,
-    config: &WorkerConfig,
-) -> Result<(Handlers, Vec<Gatherer>), WorkerError> {
-    let blocking = Threads::Blocking(Arc::new(Semaphore::new(config.blocking_threads)));
-    let mut cpu: Option<Threads> = None;
-    let mut handlers = BTreeMap::new();
-    let mut gatherers = Vec::new();
-    for (name, handler) in registered {
-        let handler = match handler {
-            Registered::Async(handler) => handler,
-            Registered::Batch(options, make) => {
-                options.validate(config.slots)?;
-                let (handler, gatherer) = make(options);
-                gatherers.push(gatherer);
-                handler
-            }
-            Registered::Blocking(place) => place(blocking.clone()),
-            Registered::Cpu(place) => {
-                let threads = match &cpu {
-                    Some(threads) => threads.clone(),
-                    None => cpu.insert(cpu_threads(config.cpu_threads)?).clone(),
-                };
-                place(threads)
-            }
+/// The handlers where they run.
+struct Placed {
+    handlers: Handlers,
+    gatherers: Vec<Gatherer>,
+    pools: Vec<PoolSource>,
+    role: Option<Role>,
+}
+
+impl Placed {
+    /// Gives each handler the threads or processes that it runs on, or what gathers its attempts.
+    fn of(
+        registered: Vec<(String, Registered)>,
+        config: &WorkerConfig,
+    ) -> Result<Self, WorkerError> {
+        let mut placed = Self {
+            handlers: BTreeMap::new(),
+            gatherers: Vec::new(),
+            pools: Vec::new(),
+            role: Role::of_this_process(),
         };
-        if handlers.contains_key(&name) {
-            return Err(WorkerError::DuplicateHandler(name));
+        let mut cpu = None;
+        let mut blocking = None;
+        for (name, handler) in registered {
+            let handler = match handler {
+                Registered::Async(handler) => handler,
+                Registered::Batch(options, make) => {
+                    options.validate(config.slots)?;
+                    let usage = Usage::new(format!("batch:{name}"), config.slots);
+                    let (handler, gatherer) = make(options, Arc::clone(&usage));
+                    placed.gatherers.push(gatherer);
+                    placed.pools.push(Box::new(move || usage.pool(0)));
+                    handler
+                }
+                Registered::Blocking(place) => {
+                    let new = || Ok(Threads::blocking(config.blocking_threads));
+                    place(placed.threads(&mut blocking, new)?)
+                }
+                Registered::Cpu(place) => {
+                    let new = || cpu_threads(config.cpu_threads);
+                    place(placed.threads(&mut cpu, new)?)
+                }
+                Registered::Isolated(options, function) => {
+                    options.validate()?;
+                    if let Some(role) = &mut placed.role {
+                        role.offer(&name, &function);
+                    }
+                    let handler = IsolatedHandler::new(&name, options);
+                    let pool = handler.clone();
+                    placed.pools.push(Box::new(move || pool.pool()));
+                    Box::new(handler)
+                }
+            };
+            if placed.handlers.contains_key(&name) {
+                return Err(WorkerError::DuplicateHandler(name));
+            }
+            placed.handlers.insert(name, handler);
         }
-        handlers.insert(name, handler);
+        Ok(placed)
     }
-    Ok((handlers, gatherers))
+
+    /// The threads that several handlers share, made for the first of them.
+    fn threads(
+        &mut self,
+        shared: &mut Option<Threads>,
+        new: impl FnOnce() -> Result<Threads, WorkerError>,
+    ) -> Result<Threads, WorkerError> {
+        if let Some(threads) = shared {
+            return Ok(threads.clone());
+        }
+        let threads = shared.insert(new()?).clone();
+        let pool = threads.clone();
+        self.pools.push(Box::new(move || pool.pool()));
+        Ok(threads)
+    }
 }
 
 fn cpu_threads(count: usize) -> Result<Threads, WorkerError> {
@@ -342,7 +440,7 @@ fn cpu_threads(count: usize) -> Result<Threads, WorkerError> {
         .thread_name(|index| format!("cpu-handler-{index}"))
         .build()
         .map_err(WorkerError::CpuThreads)?;
-    Ok(Threads::Cpu(Arc::new(pool)))
+    Ok(Threads::cpu(pool))
 }
 
 /// The name of the host, where it is known, and something random.

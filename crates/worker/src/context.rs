@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use levelflow_common::{Code, Failure, RunId};
 use levelflow_proto::v1;
 use tokio::time::Instant;
@@ -108,6 +109,40 @@ impl Context {
     /// Begins the call that the coordinator knows of, if there is one; that is never refused.
     pub(crate) fn call_own_upstream(&self) -> Option<OpenCall> {
         self.call(self.upstream()?).ok()
+    }
+
+    /// Takes over what another process that works on the attempt says of its calls.
+    pub(crate) fn relay_calls(
+        &self,
+        calls: impl IntoIterator<Item = v1::UpstreamCall>,
+        parked_on: String,
+    ) {
+        self.attempt.calls.relay(calls, parked_on);
+    }
+
+    /// The upstreams that must not be called now.
+    pub(crate) fn open_breakers(&self) -> Vec<String> {
+        self.attempt.open_breakers.all()
+    }
+
+    pub(crate) fn token(&self) -> u64 {
+        self.attempt.token
+    }
+
+    /// The attempt, for another process that works on it.
+    pub(crate) fn to_message(&self, input: Bytes) -> v1::Attempt {
+        let Self { attempt } = self;
+        v1::Attempt {
+            token: attempt.token,
+            run_id: Bytes::copy_from_slice(attempt.run_id.as_bytes()),
+            task_id: attempt.task_id.clone(),
+            item: attempt.item,
+            attempt: attempt.number,
+            kind: v1::TaskKind::Handler.into(),
+            upstream: attempt.upstream.clone(),
+            input,
+            ..v1::Attempt::default()
+        }
     }
 
     /// Takes note of the secrets that the attempt gets.
@@ -245,7 +280,7 @@ pub(crate) mod tests {
         let run_id: RunId = RUN_ID.parse().unwrap();
         v1::Attempt {
             token,
-            run_id: bytes::Bytes::copy_from_slice(run_id.as_bytes()),
+            run_id: Bytes::copy_from_slice(run_id.as_bytes()),
             task_id: "resize".to_owned(),
             attempt: 1,
             ..v1::Attempt::default()
@@ -277,7 +312,7 @@ pub(crate) mod tests {
     #[test]
     fn a_malformed_run_id_is_seen() {
         let mut attempt = wire_attempt(1);
-        attempt.run_id = bytes::Bytes::from_static(b"short");
+        attempt.run_id = Bytes::from_static(b"short");
         assert!(AttemptState::starting(&mut attempt, &Arc::default()).is_none());
     }
 }

@@ -31,6 +31,9 @@ pub enum WorkerError {
     /// The threads for CPU-heavy handlers could not be started.
     #[error("the threads for CPU-heavy handlers could not be started")]
     CpuThreads(#[source] rayon::ThreadPoolBuildError),
+    /// The process was started for an isolated handler, and cannot speak to the worker that wants it.
+    #[error("the process of an isolated handler cannot speak to its worker")]
+    Child(#[source] std::io::Error),
     /// The coordinator does not take this worker, and would not the next time.
     #[error("the coordinator refused the worker: {}", .0.message())]
     Refused(#[source] Box<tonic::Status>),
@@ -54,7 +57,7 @@ impl WorkerError {
             Self::Setting { .. } | Self::Address { .. } | Self::DuplicateHandler(_) => {
                 Code::ConfigInvalid
             }
-            Self::CpuThreads(_) => Code::Internal,
+            Self::CpuThreads(_) | Self::Child(_) => Code::Internal,
             Self::Refused(status) => from_status(status).code(),
             Self::Protocol { .. } => Code::ProtocolUnsupported,
             Self::Unacknowledged(_) => Code::ServerUnreachable,

@@ -49,6 +49,7 @@ mod shutdown;
 mod slots;
 mod spool;
 mod upstream;
+mod usage;
 mod worker;
 
 pub use builder::WorkerBuilder;
@@ -56,8 +57,8 @@ pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
 pub use executor::{
-    BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, SqlConnection, SqlDatabases,
-    SqlPoolStatistics, install_tls_provider,
+    BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, IsolationOptions,
+    SqlConnection, SqlDatabases, SqlPoolStatistics, install_tls_provider,
 };
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::shutdown::on_signal;

@@ -294,6 +294,7 @@ impl<'a> Session<'a> {
             progressed: self.held.slots.take_progressed(),
             resident_bytes: resident_bytes().unwrap_or(0),
             calls: self.held.slots.take_ended_calls(),
+            pools: self.held.slots.pools(),
             memory_level: memory.level.number(),
             growth_per_second: memory.growth,
             ..v1::Heartbeat::default()

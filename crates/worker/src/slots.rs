@@ -214,6 +214,11 @@ impl Slots {
         ended
     }
 
+    /// What the attempts share.
+    pub(crate) fn pools(&self) -> Vec<v1::Pool> {
+        self.executors.pools()
+    }
+
     /// Tokens of the attempts that reported progress since the last call.
     pub(crate) fn take_progressed(&self) -> Vec<u64> {
         let running = self.running.iter();
@@ -243,7 +248,11 @@ fn poll_once(job: &mut Job) -> Option<AttemptResult> {
 }
 
 /// The outcome of an attempt that was started.
-fn outcome_of(state: &AttemptState, result: AttemptResult, duration: Duration) -> v1::Outcome {
+pub(crate) fn outcome_of(
+    state: &AttemptState,
+    result: AttemptResult,
+    duration: Duration,
+) -> v1::Outcome {
     let mut told = v1::Outcome::default();
     state.calls.report(&result, &mut told);
     v1::Outcome {

@@ -36,6 +36,12 @@ impl OpenBreakers {
         }
     }
 
+    /// All that are open.
+    pub(crate) fn all(&self) -> Vec<String> {
+        let open = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        open.iter().cloned().collect()
+    }
+
     fn contains(&self, upstream: &str) -> bool {
         let open = self.0.read().unwrap_or_else(PoisonError::into_inner);
         open.contains(upstream)
@@ -128,6 +134,26 @@ impl Calls {
             ended.push(v1::UpstreamCall { upstream, failed });
         }
         ended
+    }
+
+    /// Takes over calls that ended, and the upstream that was not called, from another process.
+    pub(crate) fn relay(
+        &self,
+        calls: impl IntoIterator<Item = v1::UpstreamCall>,
+        parked_on: String,
+    ) {
+        let mut known = self.lock();
+        for v1::UpstreamCall { upstream, failed } in calls {
+            let verdict = if failed {
+                Verdict::Failed
+            } else {
+                Verdict::Succeeded
+            };
+            known.made.push((upstream, verdict));
+        }
+        if !parked_on.is_empty() {
+            known.refused = Some(parked_on);
+        }
     }
 
     /// Adds what is known of the calls to the outcome of the attempt.

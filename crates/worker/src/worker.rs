@@ -13,6 +13,7 @@ use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Target, waits};
 use crate::error::WorkerError;
 use crate::executor::batch::Gatherer;
+use crate::executor::isolated::Role;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
 use crate::memory::watch_memory;
 use crate::session::{Held, Session, SessionEnd};
@@ -26,6 +27,7 @@ pub struct Worker {
     target: Target,
     executors: Executors,
     gatherers: Vec<Gatherer>,
+    role: Option<Role>,
 }
 
 impl Worker {
@@ -39,12 +41,14 @@ impl Worker {
         target: Target,
         executors: Executors,
         gatherers: Vec<Gatherer>,
+        role: Option<Role>,
     ) -> Self {
         Self {
             config,
             target,
             executors,
             gatherers,
+            role,
         }
     }
 
@@ -66,6 +70,9 @@ impl Worker {
     /// Runs until `shutdown` fires and the worker is drained. Connects, and connects again whenever
     /// the stream is lost, without end.
     ///
+    /// In a process that runs an [isolated handler](WorkerBuilder::isolated_handler) for another worker
+    /// this serves that worker instead, and the process ends here when it is no longer needed.
+    ///
     /// # Errors
     /// When the coordinator refuses the worker for good, or outcomes could not be delivered in time
     /// after `shutdown` fired.
@@ -75,7 +82,12 @@ impl Worker {
             target,
             executors,
             gatherers,
+            role,
         } = self;
+        if let Some(role) = role {
+            let lost = role.serve().await;
+            return lost.map(|never| match never {}).map_err(WorkerError::Child);
+        }
         for gatherer in gatherers {
             levelflow_runtime::task::spawn("gatherer", gatherer(shutdown.clone()));
         }

@@ -22,6 +22,7 @@ use crate::config::in_range;
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::handler_error::HandlerError;
+use crate::usage::Usage;
 
 /// The longest that attempts may be kept waiting for company.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -64,12 +65,14 @@ struct Waiting<I, O> {
 /// The end of a batch handler at which attempts come in.
 struct BatchHandler<I, O> {
     arrivals: mpsc::Sender<Waiting<I, O>>,
+    usage: Arc<Usage>,
 }
 
 /// A batch handler, and what gathers its attempts.
 pub(crate) fn batch_handler<F, I, O, Fut>(
     function: F,
     options: BatchOptions,
+    usage: Arc<Usage>,
 ) -> (Box<dyn Handler>, Gatherer)
 where
     F: Fn(Vec<(Context, I)>) -> Fut + Send + Sync + 'static,
@@ -82,10 +85,11 @@ where
         function: Arc::new(function),
         options,
         arrived,
+        usage: Arc::clone(&usage),
         output: PhantomData,
     };
     (
-        Box::new(BatchHandler { arrivals }),
+        Box::new(BatchHandler { arrivals, usage }),
         Box::new(|draining| batches.gather(draining).boxed()),
     )
 }
@@ -97,7 +101,9 @@ where
 {
     fn call(&self, context: Context, input: Bytes) -> BoxFuture<'static, AttemptResult> {
         let arrivals = self.arrivals.clone();
+        let usage = Arc::clone(&self.usage);
         async move {
+            let gathering = usage.wait();
             let input = read_input(&input)?;
             let (begins, begun) = oneshot::channel();
             let gathered = async {
@@ -116,6 +122,7 @@ where
                 begun = gathered => begun?,
                 () = context.cancelled() => return Err(cancelled()),
             };
+            let _in_call = gathering.begin();
             write_output(&result.await.map_err(|_| lost())??)
         }
         .boxed()
@@ -138,6 +145,7 @@ struct Batches<F, I, O> {
     function: Arc<F>,
     options: BatchOptions,
     arrived: mpsc::Receiver<Waiting<I, O>>,
+    usage: Arc<Usage>,
     output: PhantomData<fn() -> O>,
 }
 
@@ -171,6 +179,7 @@ where
                 () = sleep(max_wait) => {}
             }
             // Each has an attempt that waits for it in a slot, so there are no more calls than slots.
+            self.usage.open();
             let call = call(Arc::clone(&self.function), batch);
             levelflow_runtime::task::spawn("batch", call);
         }
@@ -266,7 +275,7 @@ mod tests {
             called.send(attempts.len()).unwrap();
             std::future::ready(Ok(attempts.into_iter().map(|(_, n)| Ok(n * 2)).collect()))
         };
-        let (handler, gatherer) = batch_handler(double, options);
+        let (handler, gatherer) = batch_handler(double, options, Usage::new("batch", 16));
         let draining = CancellationToken::new();
         let gatherer = levelflow_runtime::task::spawn("gatherer", gatherer(draining.clone()));
         Doubling {
@@ -361,6 +370,7 @@ mod tests {
                 }
             },
             options,
+            Usage::new("batch", 16),
         );
         levelflow_runtime::task::spawn("gatherer", gatherer(CancellationToken::new()));
         let attempt = start(&*handler, context(), "null");
@@ -380,6 +390,7 @@ mod tests {
                 Err(HandlerError::permanent("hunter22 is refused"))
             },
             options,
+            Usage::new("batch", 16),
         );
         levelflow_runtime::task::spawn("gatherer", gatherer(CancellationToken::new()));
         let with_secret = context();

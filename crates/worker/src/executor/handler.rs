@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use levelflow_common::{AttemptResult, Code, Failure};
+use levelflow_proto::v1;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, oneshot};
@@ -16,6 +17,7 @@ use super::output::{read_input, write_output};
 use crate::attempt::{cancelled, panicked};
 use crate::context::Context;
 use crate::handler_error::HandlerError;
+use crate::usage::Usage;
 
 /// A handler with its types erased.
 pub(crate) trait Handler: Send + Sync {
@@ -65,11 +67,50 @@ where
 
 /// Where handlers that hold their thread run.
 #[derive(Clone)]
-pub(crate) enum Threads {
+pub(crate) struct Threads {
+    place: Place,
+    usage: Arc<Usage>,
+}
+
+#[derive(Clone)]
+enum Place {
     /// One thread a core, for computations.
     Cpu(Arc<rayon::ThreadPool>),
     /// Many threads that mostly wait, at most as many as there are permits.
     Blocking(Arc<Semaphore>),
+}
+
+impl Threads {
+    pub(crate) fn cpu(pool: rayon::ThreadPool) -> Self {
+        let usage = Usage::new("cpu", pool.current_num_threads());
+        for _ in 0..pool.current_num_threads() {
+            usage.open();
+        }
+        Self {
+            place: Place::Cpu(Arc::new(pool)),
+            usage,
+        }
+    }
+
+    pub(crate) fn blocking(most: usize) -> Self {
+        Self {
+            place: Place::Blocking(Arc::new(Semaphore::new(most))),
+            usage: Usage::new("blocking", most),
+        }
+    }
+
+    /// What a heartbeat says of them.
+    pub(crate) fn pool(&self) -> v1::Pool {
+        let pool = self.usage.pool(0);
+        match self.place {
+            Place::Cpu(_) => v1::Pool {
+                idle: pool.size.saturating_sub(pool.busy),
+                ..pool
+            },
+            // Threads that nobody uses are those of the runtime.
+            Place::Blocking(_) => pool,
+        }
+    }
 }
 
 /// A handler that holds its thread.
@@ -100,7 +141,9 @@ where
         let threads = self.threads.clone();
         async move {
             let (report, reported) = oneshot::channel();
+            let waiting = threads.usage.wait();
             let work = move || {
+                let busy = waiting.begin();
                 let run = || {
                     if context.is_cancelled() {
                         return Err(cancelled());
@@ -111,12 +154,13 @@ where
                 };
                 let result = catch_unwind(AssertUnwindSafe(run))
                     .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+                drop(busy);
                 // Nobody listens any more when the worker has ended.
                 let _ = report.send(result);
             };
-            match threads {
-                Threads::Cpu(pool) => pool.spawn(work),
-                Threads::Blocking(permits) => {
+            match threads.place {
+                Place::Cpu(pool) => pool.spawn(work),
+                Place::Blocking(permits) => {
                     let permit = permits
                         .acquire_owned()
                         .await

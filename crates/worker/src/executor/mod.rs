@@ -4,8 +4,10 @@ pub(crate) mod batch;
 mod chat;
 pub(crate) mod handler;
 mod http;
-mod output;
+pub(crate) mod isolated;
+pub(crate) mod output;
 mod process;
+mod process_group;
 mod sql;
 mod transform;
 
@@ -22,6 +24,7 @@ use crate::context::Context;
 use crate::error::WorkerError;
 use crate::pace::Pace;
 use crate::secrets::{self, SecretsConfig};
+use crate::usage::Usage;
 use chat::ChatExecutor;
 use handler::Handler;
 use http::HttpExecutor;
@@ -29,6 +32,7 @@ use http::HttpExecutor;
 pub use batch::BatchOptions;
 pub use chat::ChatModel;
 pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
+pub use isolated::IsolationOptions;
 pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
 
 /// The executors of a worker.
@@ -37,10 +41,15 @@ pub(crate) struct Executors {
     http: HttpExecutor,
     sql: SqlDatabases,
     chat: ChatExecutor,
-    allow_process: bool,
+    /// Programs that run; none if none may.
+    programs: Option<Arc<Usage>>,
+    handler_pools: Vec<PoolSource>,
     secrets: Arc<SecretsConfig>,
     paces: Paces,
 }
+
+/// Says what attempts at handlers share, and how much of it is in use.
+pub(crate) type PoolSource = Box<dyn Fn() -> v1::Pool + Send + Sync>;
 
 /// The records of everything but handlers.
 #[derive(Default)]
@@ -61,6 +70,7 @@ struct Entry {
 impl Executors {
     pub(crate) fn new(
         handlers: BTreeMap<String, Box<dyn Handler>>,
+        handler_pools: Vec<PoolSource>,
         config: &WorkerConfig,
     ) -> Result<Self, WorkerError> {
         let with_pace = |(name, handler)| {
@@ -73,7 +83,10 @@ impl Executors {
             chat: ChatExecutor::new(&config.models, http.clone())?,
             http,
             sql: SqlDatabases::new(&config.connections)?,
-            allow_process: config.allow_process,
+            programs: config
+                .allow_process
+                .then(|| Usage::new("process", config.slots)),
+            handler_pools,
             secrets: Arc::new(config.secrets.clone()),
             paces: Paces::default(),
         })
@@ -102,10 +115,22 @@ impl Executors {
         if self.sql.names().next().is_some() {
             kinds.push(TaskKind::Sql);
         }
-        if self.allow_process {
+        if self.programs.is_some() {
             kinds.push(TaskKind::Process);
         }
         kinds
+    }
+
+    /// What attempts share, and how much of it is in use.
+    pub(crate) fn pools(&self) -> Vec<v1::Pool> {
+        let databases = self.sql.pools();
+        let programs = self.programs.iter().map(|programs| programs.pool(0));
+        let handlers = self.handler_pools.iter().map(|pool| pool());
+        std::iter::once(self.http.pool().to_message())
+            .chain(databases)
+            .chain(programs)
+            .chain(handlers)
+            .collect()
     }
 
     /// The names of the handlers.
@@ -151,13 +176,16 @@ impl Executors {
             },
             v1::TaskKind::Http => job(self.http.clone().run(context, input), &self.paces.http),
             v1::TaskKind::Transform => job(transform::run(input), &self.paces.transform),
-            v1::TaskKind::Process if self.allow_process => {
-                let run = process::run(context, input, Arc::clone(&self.secrets));
-                job(run, &self.paces.process)
-            }
-            v1::TaskKind::Process => self.refuse(
-                "this worker does not run programs; start it so that it allows them".to_owned(),
-            ),
+            v1::TaskKind::Process => match &self.programs {
+                Some(programs) => {
+                    let programs = Arc::clone(programs);
+                    let run = process::run(context, input, Arc::clone(&self.secrets), programs);
+                    job(run, &self.paces.process)
+                }
+                None => self.refuse(
+                    "this worker does not run programs; start it so that it allows them".to_owned(),
+                ),
+            },
             v1::TaskKind::Sql => job(self.sql.clone().run(context, input), &self.paces.sql),
             v1::TaskKind::Chat => job(self.chat.clone().run(context, input), &self.paces.chat),
             v1::TaskKind::Sleep | v1::TaskKind::Unspecified => {

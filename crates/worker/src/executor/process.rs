@@ -14,7 +14,6 @@
 //! Too much on the standard output fails the attempt; of the standard error the end is kept.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
@@ -25,8 +24,6 @@ use bytes::Bytes;
 use levelflow_common::limits::MAX_OUTPUT_BYTES;
 use levelflow_common::task_input::{ProcessInput, ProcessOutput};
 use levelflow_common::{AttemptResult, Code, Failure};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,8 +31,10 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::output::{read_input, write_output};
+use super::process_group::{ProcessGroup, ending};
 use crate::context::Context;
 use crate::secrets::SecretsConfig;
+use crate::usage::Usage;
 
 /// Bytes of standard error that are kept.
 const STDERR_BYTES: usize = 64 * 1024;
@@ -49,6 +48,7 @@ pub(crate) async fn run(
     context: Context,
     input: Bytes,
     secrets: Arc<SecretsConfig>,
+    programs: Arc<Usage>,
 ) -> AttemptResult {
     let input: ProcessInput = read_input(&input)?;
     let Some((program, arguments)) = input.command.split_first() else {
@@ -93,6 +93,8 @@ pub(crate) async fn run(
     let child = command
         .spawn()
         .map_err(|error| not_started(program, &error))?;
+    programs.open();
+    let _running = programs.wait().begin();
     let limit = input
         .max_output_bytes
         .unwrap_or(MAX_OUTPUT_BYTES)
@@ -114,36 +116,6 @@ fn not_started(program: &str, error: &io::Error) -> Failure {
     Failure::new(Code::ProcessNotStarted, message, retryable)
 }
 
-/// The processes of an attempt. Killed when dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(pid.map(Pid::from_raw))
-    }
-
-    fn terminate(&self) {
-        if let Some(pid) = self.0 {
-            // Fails when no process of the group is left.
-            let _ = killpg(pid, Signal::SIGTERM);
-        }
-    }
-
-    /// Ends what is left, once: later the number may belong to others.
-    fn kill(&mut self) {
-        if let Some(pid) = self.0.take() {
-            let _ = killpg(pid, Signal::SIGKILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// A program that ended.
 struct Finished {
     status: ExitStatus,
@@ -158,7 +130,7 @@ async fn finish(
     limit: usize,
     context: &Context,
 ) -> Result<Finished, Failure> {
-    let mut group = Group::of(&child);
+    let mut group = ProcessGroup::of(&child);
     let lost = |error: io::Error| {
         let message = format!("the program was lost: {error}");
         Failure::retryable(Code::ProcessFailed, message)
@@ -277,14 +249,7 @@ impl Finished {
         if self.status.success() {
             return Ok(());
         }
-        let end = match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exited with status {code}"),
-            (None, Some(signal)) => match Signal::try_from(signal) {
-                Ok(signal) => format!("was ended by {signal}"),
-                Err(_) => format!("was ended by signal {signal}"),
-            },
-            (None, None) => "ended in an unknown way".to_owned(),
-        };
+        let end = ending(self.status);
         let quoted = self.stderr.len().saturating_sub(QUOTED_BYTES);
         let quoted = String::from_utf8_lossy(&self.stderr[quoted..]);
         let quoted = context.redact_cut(&quoted);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 pub use config::MemoryConfig;
 pub(crate) use policy::Level;
 use policy::{Alert, MIB, Policy};
-pub(crate) use resident::resident_bytes;
+pub(crate) use resident::{resident_bytes, resident_bytes_of};
 
 /// Alerts that wait for a session to the coordinator. What comes while it is full is only logged.
 const WAITING_ALERTS: usize = 16;

@@ -7,6 +7,7 @@ mod chat;
 mod coordinator;
 mod handlers;
 mod http;
+mod isolated;
 mod lifecycle;
 #[cfg(target_os = "linux")]
 mod memory;

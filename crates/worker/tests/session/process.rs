@@ -166,7 +166,7 @@ async fn what_a_program_leaves_behind_does_not_hold_up_its_end() {
 
 /// Waits in a thread for a process to open the pipe, and then for all processes that have it open to
 /// end.
-fn watch(pipe: &Path) -> (oneshot::Receiver<()>, JoinHandle<()>) {
+pub(crate) fn watch(pipe: &Path) -> (oneshot::Receiver<()>, JoinHandle<()>) {
     assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
     let pipe = pipe.to_owned();
     let (opened, is_open) = oneshot::channel();

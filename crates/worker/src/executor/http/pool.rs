@@ -9,8 +9,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Uri;
 use hyper::client::conn::http1::SendRequest;
+use levelflow_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::usage::{count, micros};
 
 /// Connections to all hosts together.
 pub(super) const MAX_CONNECTIONS: usize = 1_000;
@@ -50,6 +53,21 @@ pub struct HttpPoolStatistics {
 pub struct HttpPool(pub(super) Arc<Pool>);
 
 impl HttpPool {
+    /// What a heartbeat says of them.
+    pub(crate) fn to_message(&self) -> v1::Pool {
+        let statistics = self.statistics();
+        v1::Pool {
+            name: "http".to_owned(),
+            size: count(MAX_CONNECTIONS),
+            busy: count(statistics.in_use),
+            idle: count(statistics.idle),
+            waiting: count(statistics.waiting),
+            opened: statistics.opened,
+            used: statistics.opened + statistics.reused,
+            waited_us: micros(statistics.wait_time),
+        }
+    }
+
     /// What they are doing, and what they did.
     pub fn statistics(&self) -> HttpPoolStatistics {
         let Counters {
@@ -302,8 +320,7 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 fn add(counter: &AtomicU64, time: Duration) {
-    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    counter.fetch_add(micros, Ordering::Relaxed);
+    counter.fetch_add(micros(time), Ordering::Relaxed);
 }
 
 /// One more in a gauge, until it is dropped.

@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_common::task_input::SqlInput;
 use levelflow_common::{AttemptResult, Code, Failure, HumanDuration};
+use levelflow_proto::v1;
 
 use super::output::read_input;
 use crate::attempt::cancelled;
@@ -116,14 +117,17 @@ impl SqlDatabases {
 
     /// What the connections are doing, by the names of the databases.
     pub fn statistics(&self) -> BTreeMap<String, SqlPoolStatistics> {
-        let statistics = |database: &Database| match database {
-            Database::Postgres(database) => database.statistics(),
-            Database::Sqlite(database) => database.statistics(),
-        };
         self.0
             .iter()
-            .map(|(name, database)| (name.clone(), statistics(database)))
+            .map(|(name, database)| (name.clone(), database.statistics()))
             .collect()
+    }
+
+    /// What a heartbeat says of the connections.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = v1::Pool> {
+        self.0
+            .iter()
+            .map(|(name, database)| database.statistics().to_message(name))
     }
 
     /// Their names.
@@ -158,6 +162,13 @@ impl SqlDatabases {
 }
 
 impl Database {
+    fn statistics(&self) -> SqlPoolStatistics {
+        match self {
+            Self::Postgres(database) => database.statistics(),
+            Self::Sqlite(database) => database.statistics(),
+        }
+    }
+
     async fn run(&self, work: Work) -> Result<Bytes, SqlError> {
         match self {
             Self::Postgres(database) => database.run(&work).await,

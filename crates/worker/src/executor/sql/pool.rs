@@ -6,10 +6,12 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Object, Pool, PoolError, QueueMode, TimeoutType, Timeouts};
 use levelflow_common::{Code, Failure, HumanDuration};
+use levelflow_proto::v1;
 use tokio::time::Instant;
 
 use super::SqlError;
 use super::config::SqlConnection;
+use crate::usage::{count, micros};
 
 /// The shortest time between looks for connections that nobody uses.
 const SHORTEST_REAP: Duration = Duration::from_millis(50);
@@ -17,6 +19,8 @@ const SHORTEST_REAP: Duration = Duration::from_millis(50);
 /// What a worker's connections to one database are doing, and what they did since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SqlPoolStatistics {
+    /// Connections that there may be.
+    pub size: usize,
     /// Connections that are open.
     pub open: usize,
     /// Connections that tasks use.
@@ -33,6 +37,22 @@ pub struct SqlPoolStatistics {
     pub wait_time: Duration,
     /// How long tasks waited for a new connection, TLS included, in all.
     pub connect_time: Duration,
+}
+
+impl SqlPoolStatistics {
+    /// What a heartbeat says of the connections to the database of that name.
+    pub(super) fn to_message(self, database: &str) -> v1::Pool {
+        v1::Pool {
+            name: format!("sql:{database}"),
+            size: count(self.size),
+            busy: count(self.in_use),
+            idle: count(self.idle),
+            waiting: count(self.waiting),
+            opened: self.opened,
+            used: self.opened + self.reused,
+            waited_us: micros(self.wait_time + self.connect_time),
+        }
+    }
 }
 
 /// The connections to a database.
@@ -76,6 +96,7 @@ impl<M: Manager + 'static> SqlPool<M> {
         let status = self.pool.status();
         let counters = &self.counters;
         SqlPoolStatistics {
+            size: status.max_size,
             open: status.size,
             in_use: status.size.saturating_sub(status.available),
             idle: status.available,
@@ -168,14 +189,13 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// It got one.
     fn ended(self, is_new: bool) {
-        let micros = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (count, time) = if is_new {
             (&self.counters.opened, &self.counters.connect_us)
         } else {
             (&self.counters.reused, &self.counters.wait_us)
         };
         count.fetch_add(1, Ordering::Relaxed);
-        time.fetch_add(micros, Ordering::Relaxed);
+        time.fetch_add(micros(self.since.elapsed()), Ordering::Relaxed);
     }
 }
 
