@@ -95,12 +95,14 @@ impl From<RunEvent> for message::Event {
                 started_at,
                 output,
                 reused_from,
+                chunks,
             } => Self::TaskSucceeded(message::TaskSucceeded {
                 task: Some(task.into()),
                 attempt,
                 started_at_us: started_at.as_micros(),
                 output,
                 reused_from: run_id_text(reused_from),
+                chunks,
             }),
             RunEvent::TaskFailed {
                 task,
@@ -178,6 +180,7 @@ impl TryFrom<v1::RunEvent> for RunEvent {
                     started_at: Timestamp::from_micros(event.started_at_us),
                     output: event.output,
                     reused_from: parse_optional_run_id("reused_from", &event.reused_from)?,
+                    chunks: event.chunks,
                 },
                 Event::TaskFailed(event) => Self::TaskFailed {
                     task: task_ref(event.task)?,
@@ -286,6 +289,7 @@ mod tests {
                 started_at: time,
                 output: Bytes::from_static(b"[1]"),
                 reused_from: None,
+                chunks: 3,
             },
             RunEvent::TaskSucceeded {
                 task: task.clone(),
@@ -293,6 +297,7 @@ mod tests {
                 started_at: time,
                 output: Bytes::from_static(b"null"),
                 reused_from: Some(run),
+                chunks: 0,
             },
             RunEvent::TaskSkipped {
                 task: task.clone(),

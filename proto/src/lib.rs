@@ -5,6 +5,7 @@
 //! wrong. Where proto3 has no presence, an empty or zero field stands for one that was not given.
 
 mod breaker;
+mod chunk;
 mod definition;
 pub mod enumeration;
 pub mod error;

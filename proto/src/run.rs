@@ -139,6 +139,7 @@ impl From<TaskView> for v1::Task {
             output: task.output,
             failure: task.failure.map(Into::into),
             reused_from: run_id_text(task.reused_from),
+            chunks: task.chunks,
         }
     }
 }
@@ -162,6 +163,7 @@ impl TryFrom<v1::Task> for TaskView {
             output: message.output,
             failure: message.failure.map(Into::into),
             reused_from: parse_optional_run_id("reused_from", &message.reused_from)?,
+            chunks: message.chunks,
         })
     }
 }
@@ -256,6 +258,7 @@ mod tests {
             failure: (status == TaskStatus::Failed)
                 .then(|| Failure::retryable(Code::HttpStatus, "503")),
             reused_from: Some(run_id("01890a5d-ac96-774b-bcce-b302099a8059")),
+            chunks: 17,
         }
     }
 

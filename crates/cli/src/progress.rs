@@ -254,6 +254,7 @@ mod tests {
             started_at: Timestamp::from_micros(500),
             output: bytes::Bytes::from_static(b"null"),
             reused_from: None,
+            chunks: 0,
         }
     }
 

@@ -30,6 +30,7 @@ fn task(id: &str, level: u32) -> TaskView {
         output: None,
         failure: None,
         reused_from: None,
+        chunks: 0,
     }
 }
 

@@ -115,6 +115,10 @@ codes! {
     ExpressionFailed = "expression_failed", Task;
     /// The output is over its limit.
     OutputTooLarge = "output_too_large", Task;
+    /// The chunks of an attempt are over their limit.
+    StreamTooLarge = "stream_too_large", Task;
+    /// Chunks of an attempt did not reach the coordinator.
+    StreamBroken = "stream_broken", Task;
     /// A program exited with a status other than zero, or by a signal.
     ProcessFailed = "process_failed", Task;
     /// A program could not be started.

@@ -90,6 +90,8 @@ pub enum RunEvent {
         output: Bytes,
         /// The run that computed it, where it was kept from an earlier one.
         reused_from: Option<RunId>,
+        /// Chunks that were recorded with it.
+        chunks: u32,
     },
     /// A task failed for good.
     TaskFailed {

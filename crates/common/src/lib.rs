@@ -3,6 +3,7 @@
 //! Pure: no async, no clock, no randomness, no I/O.
 
 pub mod alert;
+pub mod chunk;
 pub mod code;
 pub mod document;
 pub mod duration;
@@ -22,6 +23,7 @@ pub mod upstream;
 pub mod view;
 pub mod workflow;
 
+pub use chunk::{ChunkCursor, ChunkEvent};
 pub use code::{Code, Fault};
 pub use document::{Draft, Problems};
 pub use duration::HumanDuration;

@@ -26,8 +26,16 @@ pub const MAX_EXPRESSION_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
 /// Bytes of a task's output, as JSON.
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
-/// Bytes of the outputs that one run keeps in all.
+/// Bytes of the outputs that one run keeps in all, with the chunks that are recorded with them.
 pub const MAX_RUN_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one chunk of a task's streamed output, as JSON.
+pub const MAX_CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks that one attempt may give.
+pub const MAX_STREAM_CHUNKS: usize = 65_536;
+/// Bytes of the chunks that one attempt may give.
+pub const MAX_STREAM_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of the chunks of one run that are kept for watchers while its attempts go on.
+pub const MAX_RUN_STREAM_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of an error message that is recorded; longer ones are cut.
 pub const MAX_ERROR_BYTES: usize = 8 * 1024;
 /// Items of one `for_each`.

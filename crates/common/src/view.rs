@@ -104,6 +104,8 @@ pub struct TaskView {
     pub failure: Option<Failure>,
     /// The run that computed the output, where it was kept from an earlier one.
     pub reused_from: Option<RunId>,
+    /// Chunks that were recorded with the output.
+    pub chunks: u32,
 }
 
 /// The breaker of an upstream.

@@ -173,6 +173,8 @@ pub struct Attempt {
     pub run_id: RunId,
     /// The number of the run in the store.
     pub number: RunNumber,
+    /// The place of the task in the run.
+    pub task: TaskIndex,
     /// The task.
     pub task_id: Arc<str>,
     /// The place in the list, for an item.

@@ -48,6 +48,7 @@ impl Engine {
                     started_at,
                     worker: None,
                     output: bytes::Bytes::from_static(b"null"),
+                    stream: None,
                 };
                 self.record(now, key, fact);
             }

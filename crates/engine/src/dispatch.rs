@@ -139,6 +139,7 @@ impl Engine {
             token,
             run_id: state.submitted.run_id,
             number: state.number,
+            task: lease.task,
             task_id: spec.id.clone(),
             item: state.item(lease.task),
             attempt: lease.attempt,

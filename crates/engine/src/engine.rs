@@ -15,6 +15,7 @@ use crate::lease::Leases;
 use crate::limit::Limits;
 use crate::live::{LiveRun, LiveTask};
 use crate::measured::Measured;
+use crate::outcome::AttemptEnd;
 use crate::record::{Entry, Fact, Record, RunNumber, TaskIndex};
 use crate::rejection::Rejection;
 use crate::run::Change;
@@ -156,7 +157,15 @@ impl Engine {
                 result,
                 duration,
                 upstreams,
-            } => self.outcome(now, session, token, result, duration, upstreams.as_deref()),
+                stream,
+            } => {
+                let ended = AttemptEnd {
+                    result,
+                    duration,
+                    stream,
+                };
+                self.outcome(now, session, token, ended, upstreams.as_deref());
+            }
             Event::Refused { session, token } => self.refused(now, session, token),
             Event::Heartbeat {
                 session,

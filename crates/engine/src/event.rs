@@ -11,7 +11,7 @@ use levelflow_common::{
 
 use crate::definition::Definition;
 use crate::limit::LimitKeys;
-use crate::record::{Submitted, TaskIndex};
+use crate::record::{RecordedStream, Submitted, TaskIndex};
 
 /// A run in the memory of one engine. Given again after the run was evicted, so whoever keeps one also
 /// keeps a ticket or a batch number.
@@ -107,6 +107,8 @@ pub enum Event {
         duration: Duration,
         /// What it saw of upstreams, if anything.
         upstreams: Option<Box<UpstreamReport>>,
+        /// The chunks that it gave, to be recorded if it succeeded.
+        stream: Option<Box<RecordedStream>>,
     },
     /// A worker received an attempt and did not start it.
     Refused {

@@ -7,6 +7,7 @@
 
 mod advance;
 mod breaker;
+pub mod chunk;
 pub mod command;
 mod compile;
 mod config;

@@ -12,8 +12,15 @@ use crate::engine::Engine;
 use crate::event::{RunKey, SessionId};
 use crate::lease::Lease;
 use crate::live::LiveTask;
-use crate::record::Fact;
+use crate::record::{Fact, RecordedStream};
 use crate::timer::Timer;
+
+/// How an attempt ended.
+pub(crate) struct AttemptEnd {
+    pub(crate) result: AttemptResult,
+    pub(crate) duration: Duration,
+    pub(crate) stream: Option<Box<RecordedStream>>,
+}
 
 impl Engine {
     pub(crate) fn outcome(
@@ -21,10 +28,14 @@ impl Engine {
         now: Timestamp,
         session: SessionId,
         token: FencingToken,
-        result: AttemptResult,
-        duration: Duration,
+        ended: AttemptEnd,
         upstreams: Option<&UpstreamReport>,
     ) {
+        let AttemptEnd {
+            result,
+            duration,
+            stream,
+        } = ended;
         let Some(lease) = self.end_lease_of(session, token) else {
             self.stale_results += 1;
             // It may repeat one that was accepted and is not durable yet.
@@ -48,7 +59,8 @@ impl Engine {
         let run = self.run_mut(key);
         run.gate.leave(&run.state, task);
         let started_at = lease.started_at.max(now.saturating_sub(duration));
-        match self.within_bounds(key, result) {
+        let chunk_bytes = stream.as_ref().map_or(0, |stream| stream.packed.len());
+        match self.within_bounds(key, result, chunk_bytes) {
             Ok(output) => {
                 let worker = Some(self.workers.get(lease.worker).hello.worker.clone());
                 let run = &self.runs[key.0 as usize];
@@ -59,6 +71,7 @@ impl Engine {
                     started_at,
                     worker,
                     output,
+                    stream,
                 };
                 self.record(now, key, fact);
                 self.admit_gated_if_running(now, key);
@@ -142,9 +155,14 @@ impl Engine {
         }
     }
 
-    fn within_bounds(&self, key: RunKey, result: AttemptResult) -> AttemptResult {
+    fn within_bounds(
+        &self,
+        key: RunKey,
+        result: AttemptResult,
+        chunk_bytes: usize,
+    ) -> AttemptResult {
         let output = result?;
-        let in_run = self.run(key).state.output_bytes + output.len();
+        let in_run = self.run(key).state.output_bytes + output.len() + chunk_bytes;
         let (size, limit, what) = if output.len() > MAX_OUTPUT_BYTES {
             (output.len(), MAX_OUTPUT_BYTES, "the output has")
         } else if in_run > MAX_RUN_OUTPUT_BYTES {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
-use levelflow_common::{Failure, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest};
+use levelflow_common::{
+    Failure, FencingToken, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest,
+};
 
 /// The number of a run in one store: runs are numbered from 1 in the order of their submits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -83,6 +85,8 @@ pub enum Fact {
         worker: Option<WorkerId>,
         /// A JSON value.
         output: Bytes,
+        /// The chunks that the attempt gave before it, if any.
+        stream: Option<Box<RecordedStream>>,
     },
     /// An attempt failed, or a task failed before an attempt could start.
     Failed {
@@ -121,6 +125,17 @@ pub enum Fact {
         /// Why it failed.
         failure: Option<Failure>,
     },
+}
+
+/// The chunks of an attempt that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedStream {
+    /// The name of the stream: the token of the attempt.
+    pub stream: FencingToken,
+    /// How many chunks there are.
+    pub chunks: u32,
+    /// The chunks, as [`levelflow_common::chunk::pack`] puts them together.
+    pub packed: Bytes,
 }
 
 /// Everything that a run starts from.

@@ -66,7 +66,7 @@ pub struct RunState {
     pub timed_out: bool,
     /// The outputs, when it succeeded.
     pub outputs: Option<Bytes>,
-    /// Bytes of the outputs of its tasks.
+    /// Bytes of the outputs of its tasks, and of the chunks that were recorded with them.
     pub output_bytes: usize,
     open_by_level: Vec<u32>,
 }
@@ -203,13 +203,16 @@ impl RunState {
                 started_at,
                 worker,
                 output,
+                stream,
             } => {
-                self.output_bytes += output.len();
+                let stream = stream.as_deref();
+                self.output_bytes += output.len() + stream.map_or(0, |it| it.packed.len());
                 let state = self.task_mut(*task);
                 state.attempts = *attempt;
                 state.started_at = Some(*started_at);
                 state.worker.clone_from(worker);
                 state.output = Some(output.clone());
+                state.chunks = stream.map_or(0, |it| it.chunks);
                 state.failure = None;
                 self.end(*task, TaskStatus::Succeeded, at, changes);
             }

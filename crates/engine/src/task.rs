@@ -29,6 +29,8 @@ pub struct TaskState {
     pub worker: Option<WorkerId>,
     /// Its output, a JSON value.
     pub output: Option<Bytes>,
+    /// Chunks that were recorded with the output.
+    pub chunks: u32,
     /// Why its last attempt failed.
     pub failure: Option<Box<Failure>>,
     /// The task whose end caused the skip.
@@ -73,6 +75,7 @@ impl TaskState {
             wakes_at: None,
             worker: None,
             output: None,
+            chunks: 0,
             failure: None,
             skipped_by: None,
             reused_from: None,

@@ -102,6 +102,7 @@ impl RunState {
                 started_at: state.started_at.unwrap_or(self.submitted_at),
                 output: state.output.clone().unwrap_or_default(),
                 reused_from: state.reused_from.as_deref().copied(),
+                chunks: state.chunks,
             },
             TaskStatus::Failed => RunEvent::TaskFailed {
                 task,

@@ -118,6 +118,7 @@ impl RunState {
             output: state.output.clone(),
             failure: state.failure.as_deref().cloned(),
             reused_from: state.reused_from.as_deref().copied(),
+            chunks: state.chunks,
         }
     }
 

@@ -126,6 +126,7 @@ fn success(task: u32, at: Timestamp) -> Fact {
         started_at: at,
         worker: Some(WorkerId("worker-1".into())),
         output: br#"{"ok":true}"#.as_slice().into(),
+        stream: None,
     }
 }
 

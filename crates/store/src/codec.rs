@@ -12,9 +12,10 @@ use bytes::Bytes;
 use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
-    Code, Failure, HumanDuration, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest,
+    Code, Failure, FencingToken, HumanDuration, RunId, RunStatus, Timestamp, WorkerId,
+    WorkflowDigest,
 };
-use levelflow_engine::record::{Kept, KeptEnd, SubmitKey};
+use levelflow_engine::record::{Kept, KeptEnd, RecordedStream, SubmitKey};
 use levelflow_engine::{Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
 use prost::Message as _;
 
@@ -208,6 +209,18 @@ struct SucceededRow {
     worker: Option<String>,
     #[prost(bytes = "bytes", tag = "5")]
     output: Bytes,
+    #[prost(message, optional, boxed, tag = "6")]
+    stream: Option<Box<StreamRow>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StreamRow {
+    #[prost(fixed64, tag = "1")]
+    stream: u64,
+    #[prost(uint32, tag = "2")]
+    chunks: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    packed: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -346,12 +359,16 @@ impl FactRow {
                 started_at,
                 worker,
                 output,
+                stream,
             } => Self::Succeeded(SucceededRow {
                 task: task.0,
                 attempt: *attempt,
                 started_at: started_at.as_micros(),
                 worker: worker.as_ref().map(|worker| worker.0.to_string()),
                 output: output.clone(),
+                stream: stream
+                    .as_deref()
+                    .map(|stream| Box::new(StreamRow::of(stream))),
             }),
             Fact::Failed {
                 task,
@@ -402,6 +419,7 @@ impl FactRow {
                 started_at: Timestamp::from_micros(row.started_at),
                 worker: row.worker.map(|worker| WorkerId(worker.into())),
                 output: row.output,
+                stream: row.stream.map(|stream| Box::new(stream.read())),
             },
             Self::Failed(row) => Fact::Failed {
                 task: TaskIndex(row.task),
@@ -424,6 +442,24 @@ impl FactRow {
                 failure: row.failure.map(FailureRow::read).transpose()?,
             },
         })
+    }
+}
+
+impl StreamRow {
+    fn of(stream: &RecordedStream) -> Self {
+        Self {
+            stream: stream.stream.0,
+            chunks: stream.chunks,
+            packed: stream.packed.clone(),
+        }
+    }
+
+    fn read(self) -> RecordedStream {
+        RecordedStream {
+            stream: FencingToken(self.stream),
+            chunks: self.chunks,
+            packed: self.packed,
+        }
     }
 }
 

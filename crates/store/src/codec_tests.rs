@@ -59,6 +59,16 @@ fn kept() -> impl Strategy<Value = Kept> {
     })
 }
 
+fn stream() -> impl Strategy<Value = Box<RecordedStream>> {
+    (any::<u64>(), any::<u32>(), payload()).prop_map(|(stream, chunks, packed)| {
+        Box::new(RecordedStream {
+            stream: FencingToken(stream),
+            chunks,
+            packed,
+        })
+    })
+}
+
 fn submitted() -> impl Strategy<Value = Submitted> {
     let names = (".{0,20}", ".{0,20}", btree_map(".{0,8}", ".{0,8}", 0..4));
     let settings = (
@@ -97,15 +107,24 @@ fn fact() -> impl Strategy<Value = Fact> {
         submitted().prop_map(|submitted| Fact::Submitted(Arc::new(submitted))),
         (task(), any::<u32>()).prop_map(|(task, items)| Fact::Expanded { task, items }),
         (task(), time()).prop_map(|(task, until)| Fact::Slept { task, until }),
-        (task(), any::<u32>(), time(), worker(), payload()).prop_map(
-            |(task, attempt, started_at, worker, output)| Fact::Succeeded {
-                task,
-                attempt,
-                started_at,
-                worker,
-                output,
-            }
-        ),
+        (
+            task(),
+            any::<u32>(),
+            time(),
+            worker(),
+            payload(),
+            option::of(stream())
+        )
+            .prop_map(|(task, attempt, started_at, worker, output, stream)| {
+                Fact::Succeeded {
+                    task,
+                    attempt,
+                    started_at,
+                    worker,
+                    output,
+                    stream,
+                }
+            }),
         (
             task(),
             any::<u32>(),

@@ -110,6 +110,7 @@ pub(crate) mod sample {
                 started_at: at(number, 1),
                 worker: Some(WorkerId("worker-1".into())),
                 output: output.into(),
+                stream: None,
             },
         }
     }

@@ -102,6 +102,8 @@ enum Body<'a> {
         output: Option<JsonText<'a>>,
         /// The run that computed it, where it was kept from an earlier one.
         reused_from: Option<String>,
+        /// Chunks that were recorded with it.
+        chunks: u32,
     },
     /// A task failed for good.
     TaskFailed {
@@ -204,12 +206,14 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 started_at,
                 output,
                 reused_from,
+                chunks,
             } => Self::TaskSucceeded {
                 task: task.into(),
                 attempt: *attempt,
                 started_at: timestamp(*started_at),
                 output: JsonText::read(output),
                 reused_from: reused_from.map(|run| run.to_string()),
+                chunks: *chunks,
             },
             RunEvent::TaskFailed {
                 task,

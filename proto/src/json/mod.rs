@@ -3,6 +3,7 @@
 //! The forms borrow from the views that they show. Their schemas are those of the OpenAPI document.
 
 mod breaker;
+mod chunk;
 mod event;
 mod run;
 
@@ -14,6 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub use breaker::{Breaker, BreakerList};
+pub use chunk::Chunk;
 pub use event::Event;
 pub use run::{Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs};
 

@@ -95,6 +95,8 @@ pub struct Task<'a> {
     /// The run that computed the output, where it was kept from an earlier one.
     #[schemars(extend("format" = "uuid"))]
     reused_from: Option<String>,
+    /// Chunks that were recorded with the output.
+    chunks: u32,
     /// Its output.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<JsonText<'a>>,
@@ -210,6 +212,7 @@ impl<'a> Task<'a> {
             worker: task.worker.as_ref().map(|worker| worker.0.as_ref()),
             failure: task.failure.as_ref(),
             reused_from: task.reused_from.map(|run| run.to_string()),
+            chunks: task.chunks,
             output: match outputs {
                 TaskOutputs::Included => task.output.as_deref().and_then(JsonText::read),
                 TaskOutputs::LeftOut => None,
@@ -269,6 +272,7 @@ mod tests {
                 output: Some(Bytes::from_static(b"{\"lines\":3}")),
                 failure: None,
                 reused_from: None,
+                chunks: 4,
             }],
             critical_path: vec!["report".into()],
         }
@@ -298,6 +302,7 @@ mod tests {
                 "worker": null,
                 "failure": null,
                 "reused_from": null,
+                "chunks": 4,
             })
         );
     }

@@ -497,6 +497,7 @@ mod tests {
                     started_at: after(880),
                     output: bytes::Bytes::from_static(b"1"),
                     reused_from: None,
+                    chunks: 0,
                 },
                 RunEvent::LevelCompleted { level: 0 },
                 RunEvent::Finished {

@@ -13,6 +13,7 @@ use levelflow_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::alert::AlertFeed;
+use crate::service::TaskFollowing;
 
 /// What the actor is sent.
 pub(crate) enum Message {
@@ -65,6 +66,13 @@ pub(crate) enum Message {
     Watch {
         run_id: RunId,
         reply: oneshot::Sender<Option<mpsc::Receiver<Watched>>>,
+    },
+    /// A client follows the chunks of a task.
+    FollowTask {
+        run_id: RunId,
+        task_id: String,
+        item: Option<u32>,
+        reply: oneshot::Sender<Result<TaskFollowing, Rejection>>,
     },
     /// A worker opened a stream.
     Opened {

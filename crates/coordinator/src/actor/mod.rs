@@ -4,9 +4,11 @@
 //! entries that came of it to the store. While one batch is committed the next gathers. Effects are
 //! carried out only when their batch is durable.
 
+mod chunks;
 mod held;
 mod message;
 mod sessions;
+mod streams;
 mod watchers;
 
 use std::collections::VecDeque;
@@ -31,11 +33,14 @@ use tokio::time::{Instant, sleep_until};
 
 use self::held::{Held, HeldEffects};
 use self::sessions::Sessions;
+use self::streams::Streams;
 use self::watchers::Watchers;
 use crate::alert::{self, Alerts};
 use crate::clock::Clock;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
+
+pub(crate) use streams::TaskStream;
 
 pub(crate) use message::{
     Accepted, Message, Refused, RunEnding, SessionFrame, StreamAnswer, SubmitReply, Watched,
@@ -64,6 +69,7 @@ pub(crate) struct Actor {
     sessions: Sessions,
     watchers: Watchers,
     alerts: Alerts,
+    streams: Streams,
     held: HeldEffects,
     /// The batches that are being committed, the oldest first.
     committing: VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
@@ -109,6 +115,7 @@ impl Actor {
             sessions: Sessions::default(),
             watchers: Watchers::default(),
             alerts: Alerts::default(),
+            streams: Streams::default(),
             held: HeldEffects::default(),
             committing: VecDeque::new(),
             stopping: None,
@@ -177,6 +184,7 @@ impl Actor {
         }
         if let Some(gathered) = self.engine.take_batch() {
             self.watchers.commit(&gathered.entries);
+            self.streams.commit(&gathered.entries, &self.engine);
             self.held.commit(gathered.number);
             self.committing.push_back(self.store.append(Batch {
                 definitions: gathered.definitions,
@@ -188,6 +196,7 @@ impl Actor {
     fn committed(&mut self) {
         let now = self.clock.now();
         self.watchers.committed();
+        self.streams.committed();
         for effect in self.held.committed() {
             self.carry_out(now, effect);
         }
@@ -280,6 +289,12 @@ impl Actor {
                 let number = self.engine.number(run_id);
                 let _ = reply.send(number.map(|number| self.watchers.watch(number)));
             }
+            Message::FollowTask {
+                run_id,
+                task_id,
+                item,
+                reply,
+            } => self.follow_task(now, run_id, &task_id, item, reply),
             Message::Opened {
                 session,
                 hello,
@@ -341,20 +356,24 @@ impl Actor {
         if !frame.alerts.is_empty() {
             self.memory_alerts(now, session, &frame.alerts);
         }
+        self.take_chunks(session, &frame.chunks);
         for outcome in frame.outcomes {
             let upstreams = upstream_report(outcome.calls, outcome.parked_on);
             let result = match outcome.failure {
                 None => Ok(outcome.output),
                 Some(failure) => Err(Failure::from(failure)),
             };
+            let token = FencingToken(outcome.token);
+            let (result, stream) = self.with_stream(session, token, outcome.chunks, result);
             self.handle(
                 now,
                 Event::Outcome {
                     session,
-                    token: FencingToken(outcome.token),
+                    token,
                     result,
                     duration: Duration::from_micros(outcome.duration_us),
                     upstreams,
+                    stream,
                 },
             );
         }
@@ -444,6 +463,7 @@ impl Actor {
             }
             Command::Ended(ended) => {
                 self.engine.evict(now, ended.run);
+                self.streams.ended(ended.number);
                 self.watchers.ended(*ended);
             }
         }
@@ -478,6 +498,8 @@ impl Actor {
             let event = started(&attempt, worker);
             self.watchers.live(attempt.number, now, &event);
         }
+        self.streams
+            .started(attempt.number, attempt.task, token, attempt.attempt);
         self.sessions.attempt(session, attempt);
     }
 
@@ -524,6 +546,7 @@ impl Actor {
         self.held = HeldEffects::default();
         self.sessions.close_all(&Refused::Store);
         self.watchers.clear();
+        self.streams.clear();
         for reply in self.replies.drain() {
             match reply {
                 PendingReply::Submit(SubmitReply::One(reply)) => {

@@ -2,6 +2,7 @@
 //! and turns the answer back.
 
 mod breakers;
+mod chunks;
 mod control;
 mod follow;
 mod listing;
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::definitions::Definitions;
 use crate::error::RecoveryError;
 
+pub(crate) use self::chunks::TaskFollowing;
 pub(crate) use self::session::Sessions;
 pub(crate) use self::workflow::Workflows;
 

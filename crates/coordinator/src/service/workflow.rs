@@ -67,6 +67,23 @@ impl WorkflowService for Workflows {
         Ok(Response::new(Box::pin(messages)))
     }
 
+    type WatchTaskStream = Stream<v1::WatchTaskResponse>;
+
+    async fn watch_task(
+        &self,
+        request: Request<v1::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let request = request.into_inner();
+        let run_id = parse_run_id(&request.run_id)?;
+        let after = request.after.map(Into::into);
+        let events = self
+            .0
+            .follow_task(run_id, request.task_id, request.item, after);
+        let messages =
+            ReceiverStream::new(events).map(|event| event.map(Into::into).map_err(Status::from));
+        Ok(Response::new(Box::pin(messages)))
+    }
+
     async fn cancel_run(
         &self,
         request: Request<v1::CancelRunRequest>,

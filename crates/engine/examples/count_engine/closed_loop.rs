@@ -110,6 +110,7 @@ impl ClosedLoop {
                 result: Ok(Bytes::from_static(b"null")),
                 duration: Duration::from_micros(50),
                 upstreams: None,
+                stream: None,
             });
             self.grant(1);
         }

@@ -522,6 +522,7 @@ impl Shell {
             result,
             duration: Duration::from_millis(1),
             upstreams: held.map(|held| Box::new(held.upstreams.clone())),
+            stream: None,
         };
         self.event(outcome).unwrap();
         let accepted = self.engine.load().stale_results == before;

@@ -91,6 +91,7 @@ fn a_chain_of_ten_thousand_runs_without_growing_the_stack() {
                             result: Ok(Bytes::from_static(b"1")),
                             duration: Duration::ZERO,
                             upstreams: None,
+                            stream: None,
                         });
                     }
                     Command::Ended(it) => ended = Some(it),

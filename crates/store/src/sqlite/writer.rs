@@ -259,7 +259,9 @@ fn payload_bytes(batch: &Batch) -> usize {
     let records = batch.entries.iter().flat_map(|entry| &entry.records);
     let payloads = records.map(|record| match &record.fact {
         Fact::Submitted(submitted) => submitted.inputs.len(),
-        Fact::Succeeded { output, .. } => output.len(),
+        Fact::Succeeded { output, stream, .. } => {
+            output.len() + stream.as_ref().map_or(0, |stream| stream.packed.len())
+        }
         Fact::Finished { outputs, .. } => outputs.as_ref().map_or(0, Bytes::len),
         _ => 0,
     });
