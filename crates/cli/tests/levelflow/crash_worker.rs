@@ -19,7 +19,7 @@ const AT_ONCE: usize = 12;
 const KILLS: usize = 10;
 const SEED: u64 = 0x776f_726b;
 
-async fn coordinator(home: &Home, lease: &str) -> (Running, String) {
+pub(crate) async fn coordinator(home: &Home, lease: &str) -> (Running, String) {
     coordinator_at(home, lease, "127.0.0.1:0").await
 }
 

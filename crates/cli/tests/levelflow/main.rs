@@ -18,6 +18,7 @@ mod https;
 #[cfg(target_os = "linux")]
 mod memory;
 mod offline;
+mod own_worker;
 mod run;
 mod secrets;
 mod serve;

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use levelflow_proto::v1;
@@ -13,8 +12,10 @@ use levelflow_worker::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::coordinator::{Running, Session, attempt, failure_of, outcome_of, session, soon};
-use crate::process::watch;
+use crate::coordinator::{
+    Coordinator, Running, Session, attempt, failure_of, outcome_of, session, soon,
+};
+use crate::process::{pipe, watch};
 
 /// What the handler is to do.
 #[derive(Serialize, Deserialize)]
@@ -157,17 +158,6 @@ async fn pool(session: &mut Session, condition: impl Fn(&v1::Pool) -> bool) -> v
             }
         }
     }
-}
-
-fn pipe(path: PathBuf) -> PathBuf {
-    assert!(
-        Command::new("mkfifo")
-            .arg(&path)
-            .status()
-            .unwrap()
-            .success()
-    );
-    path
 }
 
 #[tokio::test]
@@ -336,7 +326,12 @@ async fn a_child_is_replaced_after_its_attempts() {
 
 #[tokio::test]
 async fn calls_of_a_child_reach_the_coordinator() {
-    let (mut session, _worker) = start(options()).await;
+    let mut coordinator = Coordinator::start().await;
+    let builder = Worker::builder().address(coordinator.address.as_str());
+    let _worker = Running::start(handlers(builder, options()).build().unwrap());
+    // No heartbeat comes between, so that outcomes tell of all calls.
+    let (mut session, _) = coordinator.welcome().await;
+    session.until(|session| session.credits > 0).await;
     for (works, failed) in [(true, false), (false, true)] {
         let call = deed(1, &Deed::Call("crm:eu".to_owned(), works));
         let outcome = outcome_of(&mut session, call).await;

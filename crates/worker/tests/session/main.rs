@@ -11,6 +11,7 @@ mod isolated;
 mod lifecycle;
 #[cfg(target_os = "linux")]
 mod memory;
+mod pools;
 mod process;
 mod sql;
 mod upstreams;

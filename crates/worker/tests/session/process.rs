@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn process(input: &Value) -> v1::Attempt {
     }
 }
 
-fn shell(script: &str) -> v1::Attempt {
+pub(crate) fn shell(script: &str) -> v1::Attempt {
     process(&json!({"command": ["sh", "-c", script]}))
 }
 
@@ -164,11 +164,22 @@ async fn what_a_program_leaves_behind_does_not_hold_up_its_end() {
     assert_eq!(output["stdout"], json!("done\n"));
 }
 
+/// A new pipe with a name.
+pub(crate) fn pipe(path: PathBuf) -> PathBuf {
+    assert!(
+        Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    path
+}
+
 /// Waits in a thread for a process to open the pipe, and then for all processes that have it open to
 /// end.
 pub(crate) fn watch(pipe: &Path) -> (oneshot::Receiver<()>, JoinHandle<()>) {
-    assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
-    let pipe = pipe.to_owned();
+    let pipe = self::pipe(pipe.to_owned());
     let (opened, is_open) = oneshot::channel();
     let all_ended = tokio::task::spawn_blocking(move || {
         let mut reader = BufReader::new(File::open(pipe).unwrap());

@@ -11,7 +11,7 @@ use crate::coordinator::{self, Running, Session, attempt, failure_of, outcome_of
 mod bodies;
 mod egress;
 mod faults;
-mod pool;
+pub(crate) mod pool;
 mod upstreams;
 
 /// A session with a worker that may call this machine.
@@ -63,7 +63,7 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
     )
 }
 
-fn http(input: &Value) -> v1::Attempt {
+pub(crate) fn http(input: &Value) -> v1::Attempt {
     v1::Attempt {
         kind: v1::TaskKind::Http.into(),
         item: Some(3),

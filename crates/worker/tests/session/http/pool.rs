@@ -17,7 +17,7 @@ use crate::coordinator::{Running, Session, outcome_of, session, soon};
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Answers any number of requests on any number of connections; counts the connections.
-async fn lasting_server() -> (String, Arc<AtomicUsize>) {
+pub(crate) async fn lasting_server() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let accepted = Arc::new(AtomicUsize::new(0));
