@@ -28,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Workflows of HTTP calls, against executors that keep nothing.
     Baseline(suite::baseline::Arguments),
+    /// Handlers that compute, and calls beside them.
+    Cpu(suite::cpu::Arguments),
     /// Throughput of no-op tasks, closed loop.
     Engine(suite::engine::Arguments),
     /// Memory and processor time of a cluster that is idle, and memory with many open runs.
@@ -65,6 +67,7 @@ fn main() -> Result<()> {
     machine::watch()?;
     match Arguments::parse().command {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
+        Command::Cpu(arguments) => suite::cpu::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Footprint(arguments) => suite::footprint::run(&arguments),
         Command::HttpPool(arguments) => suite::http_pool::run(&arguments),

@@ -9,6 +9,8 @@ use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, Storage};
 use levelflow_worker::{Context, HandlerError, Worker};
 use tokio::runtime::Runtime;
 
+use crate::suite::cpu::compute;
+
 /// What a child prints before its address, when it can be used.
 pub(crate) const READY: &str = "ready ";
 
@@ -65,6 +67,9 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
             .handler("noop", async |_: Context, (): ()| Ok::<_, HandlerError>(()))
             .handler("bytes", async |_: Context, length: usize| {
                 Ok::<_, HandlerError>("x".repeat(length))
+            })
+            .cpu_handler("compute", |_: Context, steps: u64| {
+                Ok::<_, HandlerError>(compute(steps))
             })
             .build()?;
         println!("{READY}");

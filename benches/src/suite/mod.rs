@@ -1,6 +1,7 @@
 //! The suites.
 
 pub(crate) mod baseline;
+pub(crate) mod cpu;
 pub(crate) mod engine;
 pub(crate) mod footprint;
 pub(crate) mod http_pool;
