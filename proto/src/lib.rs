@@ -20,7 +20,7 @@ pub mod status;
 pub use enumeration::Enumeration;
 pub use error::{ApiError, FieldViolation};
 pub use invalid::{InvalidField, InvalidMessage};
-pub use status::{from_status, to_status};
+pub use status::{from_status, http_status, to_status};
 
 /// Version 1 of the API.
 #[allow(

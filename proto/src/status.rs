@@ -1,12 +1,14 @@
-//! The one mapping between error codes and gRPC status.
+//! The one mapping between error codes and the status of gRPC and HTTP.
 //!
-//! The details are those of `google.rpc`, so that clients in any language can read them: `ErrorInfo`
+//! Both follow from whose fault a code is ([`Code::fault`]), but for codes that have a status of their own.
+//! The details of a gRPC status are those of `google.rpc`, so that clients in any language can read them: `ErrorInfo`
 //! with the code as its reason, `BadRequest` with the violations, `RetryInfo` with the wait.
 
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::time::Duration;
 
+use http::StatusCode;
 use levelflow_common::{Code, Fault};
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -93,6 +95,23 @@ impl From<ApiError> for Status {
             error.violations,
             error.retry_after,
         )
+    }
+}
+
+/// The HTTP status that stands for an error.
+pub fn http_status(code: Code) -> StatusCode {
+    match (code, code.fault()) {
+        (Code::WorkflowInvalid | Code::InputInvalid, _) => StatusCode::UNPROCESSABLE_ENTITY,
+        (Code::TooLarge, _) => StatusCode::PAYLOAD_TOO_LARGE,
+        (Code::MethodNotAllowed, _) => StatusCode::METHOD_NOT_ALLOWED,
+        (Code::MediaTypeUnsupported, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        (Code::RequestTimeout, _) => StatusCode::REQUEST_TIMEOUT,
+        (_, Fault::Caller) => StatusCode::BAD_REQUEST,
+        (_, Fault::NotFound) => StatusCode::NOT_FOUND,
+        (_, Fault::Conflict | Fault::Task) => StatusCode::CONFLICT,
+        (_, Fault::Exhausted) => StatusCode::TOO_MANY_REQUESTS,
+        (_, Fault::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+        (_, Fault::Internal) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -196,6 +215,27 @@ mod tests {
             (Code::RunTimeout, tonic::Code::Aborted),
         ] {
             assert_eq!(to_status(code, "", Vec::new(), None).code(), expected);
+        }
+    }
+
+    #[test]
+    fn the_fault_decides_the_http_status() {
+        for (code, expected) in [
+            (Code::RequestInvalid, 400),
+            (Code::WorkflowInvalid, 422),
+            (Code::TooLarge, 413),
+            (Code::RunNotFound, 404),
+            (Code::RunEnded, 409),
+            (Code::KeyReused, 409),
+            (Code::QueueFull, 429),
+            (Code::ShuttingDown, 503),
+            (Code::RequestTimeout, 408),
+            (Code::StoreCorrupt, 500),
+        ] {
+            assert_eq!(http_status(code).as_u16(), expected, "{code}");
+        }
+        for &code in Code::ALL {
+            assert!(http_status(code).as_u16() >= 400, "{code}");
         }
     }
 

@@ -125,11 +125,21 @@ pub(crate) struct ListenArgument {
     /// Where to serve gRPC; port 0 takes a free one, unix:PATH is a socket [env: LEVELFLOW_LISTEN] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Where to serve HTTP [env: LEVELFLOW_HTTP__LISTEN] [default: the port after that of --listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<String>,
+    /// Do not serve HTTP
+    #[arg(long, conflicts_with = "http")]
+    no_http: bool,
 }
 
 impl ListenArgument {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         flags.text("listen", self.listen.as_deref());
+        flags.text("http.listen", self.http.as_deref());
+        if self.no_http {
+            flags.off("http.enabled");
+        }
     }
 }
 

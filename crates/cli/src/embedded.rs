@@ -32,7 +32,7 @@ impl Embedded {
         listen: Option<Listen>,
     ) -> Result<Self, CliError> {
         let storage = Storage::DataDir(data_dir.to_owned());
-        let coordinator = Coordinator::start(settings.coordinator.config(listen, storage)).await?;
+        let coordinator = Coordinator::start(settings.coordinator(listen, storage)).await?;
         Ok(Self {
             coordinator,
             worker: None,
@@ -76,9 +76,14 @@ impl Embedded {
         Client::new(self.coordinator.channel())
     }
 
-    /// Where it serves other processes.
+    /// Where it serves gRPC to other processes.
     pub(crate) fn address(&self) -> Option<&Listen> {
         self.coordinator.address()
+    }
+
+    /// Where it serves HTTP.
+    pub(crate) fn http_address(&self) -> Option<&Listen> {
+        self.coordinator.http_address()
     }
 
     /// Lets the attempts that run end, within the grace, and stops.

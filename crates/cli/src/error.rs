@@ -175,7 +175,7 @@ impl CliError {
                 "only failed and cancelled runs are resumed; `levelflow watch` follows one that is open"
             }
             (_, Code::AddressUnavailable) => {
-                "use another address with --listen; port 0 takes a free one"
+                "use another address with --listen and --http; port 0 takes a free one"
             }
             (Self::NoDataDir, _) => "name one with --data-dir",
             (_, Code::StoreTooNew) => "use the newer version of levelflow, or another --data-dir",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::HumanDuration;
-use levelflow_coordinator::{CoordinatorConfig, Listen, Storage};
+use levelflow_coordinator::{CoordinatorConfig, HttpConfig, Listen, Storage};
 use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
@@ -27,8 +27,10 @@ pub(crate) struct Settings {
     pub(crate) data_dir: Option<PathBuf>,
     /// The coordinator that clients and workers talk to.
     pub(crate) address: Option<String>,
-    /// Where a coordinator serves.
+    /// Where a coordinator serves gRPC.
     pub(crate) listen: Listen,
+    /// The HTTP server of a coordinator.
+    pub(crate) http: HttpSettings,
     /// How long a stopping process waits for what is under way.
     pub(crate) stop_grace: HumanDuration,
     /// The coordinator.
@@ -57,6 +59,74 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) prepare_threads: usize,
     /// The breakers of upstreams.
     pub(crate) breaker: BreakerSettings,
+}
+
+/// The settings of the HTTP server of a coordinator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HttpSettings {
+    /// Whether HTTP is served.
+    pub(crate) enabled: bool,
+    /// Where; if not given on the port after that of gRPC, and not beside a Unix socket.
+    pub(crate) listen: Option<Listen>,
+    /// How long the head of a request may take, and a connection may wait for the next request.
+    pub(crate) header_timeout: HumanDuration,
+    /// How long a request may take.
+    pub(crate) request_timeout: HumanDuration,
+    /// How often a stream of events says that it is still there.
+    pub(crate) keep_alive: HumanDuration,
+    /// Connections that may be open.
+    pub(crate) max_connections: usize,
+    /// Streams of events that may be open.
+    pub(crate) max_watchers: usize,
+    /// Bytes of the body of one request.
+    pub(crate) max_body_bytes: usize,
+    /// Bytes of all bodies that are being read.
+    pub(crate) max_buffered_bytes: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        let config = HttpConfig::default();
+        Self {
+            enabled: true,
+            listen: None,
+            header_timeout: HumanDuration(config.header_timeout),
+            request_timeout: HumanDuration(config.request_timeout),
+            keep_alive: HumanDuration(config.keep_alive),
+            max_connections: config.max_connections,
+            max_watchers: config.max_watchers,
+            max_body_bytes: config.max_body_bytes,
+            max_buffered_bytes: config.max_buffered_bytes,
+        }
+    }
+}
+
+impl HttpSettings {
+    /// The configuration of a server beside one of gRPC.
+    fn config(&self, beside: Option<&Listen>) -> HttpConfig {
+        let listen = self.listen.clone().or_else(|| match beside? {
+            Listen::Tcp(grpc) => {
+                let port = match grpc.port() {
+                    0 => 0,
+                    port => port.checked_add(1)?,
+                };
+                Some(SocketAddr::new(grpc.ip(), port).into())
+            }
+            Listen::Unix(_) => None,
+        });
+        HttpConfig {
+            // Who serves nobody does not serve HTTP either.
+            listen: listen.filter(|_| self.enabled && beside.is_some()),
+            header_timeout: self.header_timeout.0,
+            request_timeout: self.request_timeout.0,
+            keep_alive: self.keep_alive.0,
+            max_connections: self.max_connections,
+            max_watchers: self.max_watchers,
+            max_body_bytes: self.max_body_bytes,
+            max_buffered_bytes: self.max_buffered_bytes,
+        }
+    }
 }
 
 /// The settings of breakers.
@@ -100,11 +170,28 @@ impl BreakerSettings {
     }
 }
 
-impl CoordinatorSettings {
+impl Settings {
     /// The configuration of a coordinator with these settings.
-    pub(crate) fn config(&self, listen: Option<Listen>, storage: Storage) -> CoordinatorConfig {
+    pub(crate) fn coordinator(
+        &self,
+        listen: Option<Listen>,
+        storage: Storage,
+    ) -> CoordinatorConfig {
+        let http = self.http.config(listen.as_ref());
+        self.coordinator.config(listen, http, storage)
+    }
+}
+
+impl CoordinatorSettings {
+    fn config(
+        &self,
+        listen: Option<Listen>,
+        http: HttpConfig,
+        storage: Storage,
+    ) -> CoordinatorConfig {
         CoordinatorConfig {
             listen,
+            http,
             storage,
             heartbeat_interval: self.heartbeat_interval.0,
             lease: self.lease.0,
@@ -143,6 +230,7 @@ impl Default for Settings {
             data_dir: None,
             address: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)).into(),
+            http: HttpSettings::default(),
             stop_grace: HumanDuration(Duration::from_secs(10)),
             coordinator: CoordinatorSettings::default(),
             worker: WorkerConfig::default(),
@@ -152,12 +240,15 @@ impl Default for Settings {
 
 impl Checked for Settings {
     fn validate(&self) -> Result<(), InvalidSetting> {
-        let coordinator = self.coordinator.config(None, Storage::Memory);
+        let coordinator = self.coordinator(None, Storage::Memory);
         if let Some((field, problem)) = coordinator.problem() {
-            return Err(InvalidSetting {
-                key: format!("coordinator.{field}"),
-                problem,
-            });
+            // HTTP has a section of its own.
+            let key = if field.starts_with("http.") {
+                field
+            } else {
+                format!("coordinator.{field}")
+            };
+            return Err(InvalidSetting { key, problem });
         }
         self.worker.validate().map_err(|error| match error {
             levelflow_worker::WorkerError::Setting { setting, problem } => InvalidSetting {
@@ -196,6 +287,11 @@ impl Flags {
         if given {
             self.set(key, FlagValue::Switch(true));
         }
+    }
+
+    /// A flag that turns something off.
+    pub(crate) fn off(&mut self, key: &str) {
+        self.set(key, FlagValue::Switch(false));
     }
 
     /// A flag that may come several times.

@@ -56,6 +56,14 @@ codes! {
     InputInvalid = "input_invalid", Caller;
     /// A field of a request is missing or malformed.
     RequestInvalid = "request_invalid", Caller;
+    /// The path of a request leads nowhere.
+    RouteUnknown = "route_unknown", NotFound;
+    /// What the path names does not know the method of the request.
+    MethodNotAllowed = "method_not_allowed", Caller;
+    /// The body of a request is of a type that is not read here.
+    MediaTypeUnsupported = "media_type_unsupported", Caller;
+    /// A request did not arrive, or could not be answered, in time.
+    RequestTimeout = "request_timeout", Unavailable;
     /// A message, input or output is over its limit.
     TooLarge = "too_large", Caller;
     /// No workflow with that digest is known; send its definition.
@@ -80,6 +88,12 @@ codes! {
     QueueFull = "queue_full", Exhausted;
     /// Too many runs are open.
     TooManyRuns = "too_many_runs", Exhausted;
+    /// Too many clients watch.
+    TooManyWatchers = "too_many_watchers", Exhausted;
+    /// Requests that are being read fill the memory that is set aside for them.
+    TooManyRequests = "too_many_requests", Exhausted;
+    /// The server is starting.
+    NotReady = "not_ready", Unavailable;
     /// The server is stopping.
     ShuttingDown = "shutting_down", Unavailable;
     /// The store did not answer or refused.

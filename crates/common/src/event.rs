@@ -30,6 +30,13 @@ pub struct TaskRef {
     pub item: Option<u32>,
 }
 
+impl RunEvent {
+    /// Whether no record stands behind it, so that it is not repeated to watchers who come later.
+    pub const fn is_live(&self) -> bool {
+        matches!(self, Self::AttemptStarted { .. })
+    }
+}
+
 /// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEvent {

@@ -77,6 +77,22 @@ impl WorkflowDigest {
     }
 }
 
+impl FromStr for WorkflowDigest {
+    type Err = InvalidWorkflowDigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match blake3::Hash::from_hex(text) {
+            Ok(hash) => Ok(Self(*hash.as_bytes())),
+            Err(_) => Err(InvalidWorkflowDigest),
+        }
+    }
+}
+
+/// The text is not the digest of a workflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a workflow digest is written as 64 hexadecimal digits")]
+pub struct InvalidWorkflowDigest;
+
 impl fmt::Display for WorkflowDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())

@@ -6,13 +6,16 @@ use std::time::Duration;
 use levelflow_common::limits;
 use levelflow_engine::BreakerPolicy;
 
+use crate::http::HttpConfig;
 use crate::listen::Listen;
 
 /// Configuration of a coordinator.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// Where to serve other processes; nowhere if not given.
+    /// Where to serve gRPC to other processes; nowhere if not given.
     pub listen: Option<Listen>,
+    /// The HTTP server.
+    pub http: HttpConfig,
     /// Where runs are kept.
     pub storage: Storage,
     /// How often workers send heartbeats.
@@ -46,6 +49,7 @@ impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
             listen: None,
+            http: HttpConfig::default(),
             storage: Storage::Memory,
             heartbeat_interval: Duration::from_secs(5),
             lease: Duration::from_secs(15),
@@ -61,7 +65,15 @@ impl Default for CoordinatorConfig {
 
 impl CoordinatorConfig {
     /// The first thing that is wrong with it, as field and problem.
-    pub fn problem(&self) -> Option<(&'static str, String)> {
+    pub fn problem(&self) -> Option<(String, String)> {
+        if let Some((field, problem)) = self.own_problem() {
+            return Some((field.to_owned(), problem));
+        }
+        let (field, problem) = self.http.problem()?;
+        Some((format!("http.{field}"), problem))
+    }
+
+    fn own_problem(&self) -> Option<(&'static str, String)> {
         if self.heartbeat_interval.is_zero() {
             return Some(("heartbeat_interval", "must be longer than zero".to_owned()));
         }

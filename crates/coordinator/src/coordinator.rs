@@ -18,7 +18,8 @@ use crate::clock::Clock;
 use crate::config::{CoordinatorConfig, Storage};
 use crate::definitions::Definitions;
 use crate::error::StartError;
-use crate::listen::Listen;
+use crate::http::Api;
+use crate::listen::{Listen, Listener};
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
 use crate::retention;
@@ -33,6 +34,8 @@ pub struct Coordinator {
     actor: mpsc::Sender<Message>,
     channel: Channel,
     address: Option<Listen>,
+    http_address: Option<Listen>,
+    draining: CancellationToken,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
 }
@@ -48,16 +51,17 @@ impl Coordinator {
             return Err(StartError::Config { field, problem });
         }
         // Before the store, so that a wrong address touches nothing.
-        let mut listener = None;
-        let mut address = None;
-        if let Some(listen) = &config.listen {
-            let failed = |source| StartError::Listen {
-                address: listen.clone(),
-                source,
-            };
-            let bound = listen.bind().await.map_err(failed)?;
-            address = Some(bound.address().map_err(failed)?);
-            listener = Some(bound);
+        let (listener, address) = bind(config.listen.as_ref()).await?;
+        let (http_listener, http_address) = bind(config.http.listen.as_ref()).await?;
+        let stop = CancellationToken::new();
+        // Ends what was begun if the rest cannot be.
+        let unless_started = stop.clone().drop_guard();
+        let draining = CancellationToken::new();
+        let mut servers = Vec::new();
+        let api = Api::new(config.http.clone(), draining.clone(), stop.clone());
+        if let Some(listener) = http_listener {
+            // It says so while the store recovers.
+            servers.push(api.serve(listener));
         }
         let clock = Clock::start();
         let store = open_store(config.storage.clone(), address.clone()).await?;
@@ -81,7 +85,6 @@ impl Coordinator {
         });
         levelflow_runtime::task::spawn("actor", actor.run());
 
-        let stop = CancellationToken::new();
         if let Some(retention) = config.retention {
             let enforce = retention::enforce(store.clone(), clock, retention, stop.clone());
             levelflow_runtime::task::spawn("retention", enforce);
@@ -94,19 +97,22 @@ impl Coordinator {
             dedup_window: config.dedup_window,
             next_session: Arc::new(AtomicU64::new(1)),
         };
-        let routes = server::routes(backend).await?;
+        let routes = server::routes(backend.clone()).await?;
         let (channel, connections) = server::duplex_channel();
         let inside = server::serve_duplex(connections, routes.clone(), stop.clone());
-        let mut servers = vec![spawn_server("server inside the process", inside)];
+        servers.push(spawn_server("server inside the process", inside));
         if let Some(listener) = listener {
             let outside = server::serve(listener, routes, stop.clone());
             servers.push(spawn_server("server", outside));
         }
+        api.ready(backend);
         Ok(Self {
             actor: sender,
             channel,
             address,
-            stop,
+            http_address,
+            draining,
+            stop: unless_started.disarm(),
             servers,
         })
     }
@@ -116,7 +122,7 @@ impl Coordinator {
         self.channel.clone()
     }
 
-    /// Where it serves other processes.
+    /// Where it serves gRPC to other processes.
     pub fn address(&self) -> Option<&Listen> {
         self.address.as_ref()
     }
@@ -129,9 +135,15 @@ impl Coordinator {
         feed.await.ok()
     }
 
+    /// Where it serves HTTP.
+    pub fn http_address(&self) -> Option<&Listen> {
+        self.http_address.as_ref()
+    }
+
     /// Stops: refuses new runs, gives out no more attempts, lets those under way end within `grace`,
     /// makes everything durable and closes. Runs that are open go on at the next start.
     pub async fn shutdown(self, grace: Duration) {
+        self.draining.cancel();
         let (done, stopped) = oneshot::channel();
         if self.actor.send(Message::Stop { grace, done }).await.is_ok() {
             // An actor that has gone has stopped.
@@ -150,6 +162,19 @@ impl Coordinator {
             tracing::debug!("connections were cut");
         }
     }
+}
+
+async fn bind(listen: Option<&Listen>) -> Result<(Option<Listener>, Option<Listen>), StartError> {
+    let Some(listen) = listen else {
+        return Ok((None, None));
+    };
+    let failed = |source| StartError::Listen {
+        address: listen.clone(),
+        source,
+    };
+    let listener = listen.bind().await.map_err(failed)?;
+    let address = listener.address().map_err(failed)?;
+    Ok((Some(listener), Some(address)))
 }
 
 fn spawn_server(

@@ -13,7 +13,7 @@ pub enum StartError {
     #[error("`{field}` {problem}")]
     Config {
         /// Which.
-        field: &'static str,
+        field: String,
         /// What is wrong.
         problem: String,
     },

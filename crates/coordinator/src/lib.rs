@@ -1,7 +1,7 @@
 //! The coordinator: the shell around the engine.
 //!
-//! Start reading at `actor`, the one owner of the engine; then `service`, which turns gRPC calls into
-//! messages to it; then `prepare`, where expressions are evaluated.
+//! Start reading at `actor`, the one owner of the engine; then `service`, which turns calls into messages
+//! to it, and `http`, which serves the same to others than gRPC clients; then `prepare`, where expressions are evaluated.
 
 mod actor;
 mod alert;
@@ -10,6 +10,7 @@ mod config;
 mod coordinator;
 mod definitions;
 mod error;
+mod http;
 mod listen;
 mod prepare;
 mod recovery;
@@ -21,4 +22,5 @@ pub use alert::AlertFeed;
 pub use config::{CoordinatorConfig, Storage};
 pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};
+pub use http::HttpConfig;
 pub use listen::{InvalidListen, Listen};

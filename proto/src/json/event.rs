@@ -31,6 +31,26 @@ impl<'a> Event<'a> {
     }
 }
 
+impl Event<'_> {
+    /// The word for what happened, as in `event`.
+    pub fn name(&self) -> &'static str {
+        match self.body {
+            Body::Submitted { .. } => "submitted",
+            Body::AttemptStarted { .. } => "attempt_started",
+            Body::AttemptFailed { .. } => "attempt_failed",
+            Body::Expanded { .. } => "expanded",
+            Body::Sleeping { .. } => "sleeping",
+            Body::TaskSucceeded { .. } => "task_succeeded",
+            Body::TaskFailed { .. } => "task_failed",
+            Body::TaskSkipped { .. } => "task_skipped",
+            Body::TaskCancelled { .. } => "task_cancelled",
+            Body::LevelCompleted { .. } => "level_completed",
+            Body::CancelRequested { .. } => "cancel_requested",
+            Body::Finished { .. } => "finished",
+        }
+    }
+}
+
 /// A task of the run.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "EventTask")]

@@ -29,6 +29,22 @@ pub fn timestamp(time: Timestamp) -> String {
     }
 }
 
+/// The point in time that a text in RFC 3339 names.
+///
+/// # Errors
+/// When it is none, or before 1970.
+pub fn parse_timestamp(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+    let invalid = || InvalidTimestamp(text.to_owned());
+    let time: jiff::Timestamp = text.parse().map_err(|_| invalid())?;
+    let micros = u64::try_from(time.as_microsecond()).map_err(|_| invalid())?;
+    Ok(Timestamp::from_micros(micros))
+}
+
+/// The text is no point in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no point in time; write for example 2026-01-31T08:00:00Z")]
+pub struct InvalidTimestamp(pub String);
+
 /// A value that is JSON already, on one line.
 #[derive(Clone, Debug)]
 pub struct JsonText<'a>(Cow<'a, RawValue>);
@@ -78,6 +94,13 @@ mod tests {
             "2023-11-14T22:13:20.123Z"
         );
         assert_eq!(timestamp(Timestamp::MAX), "never");
+        let text = "2023-11-15T00:13:20.123+02:00";
+        assert_eq!(
+            timestamp(parse_timestamp(text).unwrap()),
+            "2023-11-14T22:13:20.123Z"
+        );
+        assert!(parse_timestamp("1960-01-01T00:00:00Z").is_err());
+        assert!(parse_timestamp("yesterday").is_err());
     }
 
     #[test]

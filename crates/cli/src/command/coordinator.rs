@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use levelflow_coordinator::Listen;
 use serde_json::json;
 
 use crate::arguments::{DataDirArgument, ListenArgument};
@@ -49,13 +50,19 @@ pub(crate) async fn serve(
     if context.json {
         let answer = json!({
             "address": address,
+            "http": embedded.http_address(),
             "data_dir": data_dir,
             "pid": std::process::id(),
         });
         context.print(&answer.to_string())?;
     } else {
+        let http = embedded.http_address().map(|http| match http {
+            Listen::Tcp(http) => format!(", HTTP on http://{http}"),
+            Listen::Unix(_) => format!(", HTTP on {http}"),
+        });
         context.print(&format!(
-            "serving on {address}, data in {}",
+            "serving gRPC on {address}{}, data in {}",
+            http.unwrap_or_default(),
             data_dir.display()
         ))?;
     }

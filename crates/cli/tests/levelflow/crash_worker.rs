@@ -24,7 +24,7 @@ pub(crate) async fn coordinator(home: &Home, lease: &str) -> (Running, String) {
 }
 
 async fn coordinator_at(home: &Home, lease: &str, address: &str) -> (Running, String) {
-    let mut command = home.command(&["coordinator", "--listen", address, "--json"]);
+    let mut command = home.command(&["coordinator", "--listen", address, "--no-http", "--json"]);
     command
         .env("LEVELFLOW_COORDINATOR__HEARTBEAT_INTERVAL", "200ms")
         .env("LEVELFLOW_COORDINATOR__LEASE", lease);

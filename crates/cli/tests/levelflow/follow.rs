@@ -28,7 +28,7 @@ async fn a_watch_goes_on_after_a_crash_of_the_server() {
     }
 
     server.kill().await;
-    let command = home.command(&["dev", "--listen", &address, "--json"]);
+    let command = home.command(&["dev", "--listen", &address, "--no-http", "--json"]);
     let (_server, _) = Running::server(command).await;
     home.file("gate", "");
     while events

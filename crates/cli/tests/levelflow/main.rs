@@ -14,6 +14,7 @@ mod fold;
 mod follow;
 mod generated;
 mod harness;
+mod http;
 mod https;
 #[cfg(target_os = "linux")]
 mod memory;

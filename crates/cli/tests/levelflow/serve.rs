@@ -238,7 +238,7 @@ async fn an_address_that_is_taken_is_refused() {
         ended.stderr.contains(&format!(
             "error[address_unavailable]: cannot listen on {address}\n  \
              = caused by: Address already in use (os error 98)\n  \
-             = help: use another address with --listen; port 0 takes a free one\n"
+             = help: use another address with --listen and --http; port 0 takes a free one\n"
         )),
         "{}",
         ended.stderr

@@ -14,6 +14,13 @@ use crate::actor::Message;
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
 
+/// A page of a list of runs.
+pub(crate) struct Page {
+    pub(crate) runs: Vec<RunSummary>,
+    /// What to ask the next page with.
+    pub(crate) next: Option<String>,
+}
+
 impl Backend {
     pub(crate) async fn view(&self, run_id: RunId) -> Result<RunView, ApiError> {
         let open = self.ask(|reply| Message::View { run_id, reply }).await?;
@@ -23,10 +30,7 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn list(
-        &self,
-        request: v1::ListRunsRequest,
-    ) -> Result<v1::ListRunsResponse, ApiError> {
+    pub(crate) async fn list(&self, request: v1::ListRunsRequest) -> Result<Page, ApiError> {
         let limit = match request.page_size {
             0 => DEFAULT_PAGE,
             size => size.min(MAX_PAGE),
@@ -44,10 +48,7 @@ impl Backend {
             .map_err(store_error)?;
         let next = page.next.map(|next| next.0.to_string());
         let runs = self.with_open(page.runs).await?;
-        Ok(v1::ListRunsResponse {
-            runs: runs.into_iter().map(Into::into).collect(),
-            next_page_token: next.unwrap_or_default(),
-        })
+        Ok(Page { runs, next })
     }
 
     /// The store counts the tasks of a run when its status changes; of open runs the engine knows more.

@@ -51,7 +51,11 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::ListRunsRequest>,
     ) -> Result<Response<v1::ListRunsResponse>, Status> {
-        Ok(Response::new(self.0.list(request.into_inner()).await?))
+        let page = self.0.list(request.into_inner()).await?;
+        Ok(Response::new(v1::ListRunsResponse {
+            runs: page.runs.into_iter().map(Into::into).collect(),
+            next_page_token: page.next.unwrap_or_default(),
+        }))
     }
 
     type WatchRunStream = Stream<v1::WatchRunResponse>;

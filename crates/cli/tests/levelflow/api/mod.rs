@@ -26,7 +26,7 @@ async fn serve(home: &Home, settings: &[(&str, &str)]) -> (Running, Client) {
 }
 
 /// A workflow that ends at once.
-fn quick() -> Value {
+pub(crate) fn quick() -> Value {
     json!({
         "name": "quick",
         "inputs": { "number": { "type": "integer", "default": 1 } },
@@ -39,7 +39,7 @@ fn quick() -> Value {
 }
 
 /// A workflow that stays open, because nobody has its handler.
-fn open() -> Value {
+pub(crate) fn open() -> Value {
     json!({
         "name": "open",
         "tasks": [
