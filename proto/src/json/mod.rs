@@ -5,7 +5,9 @@
 mod breaker;
 mod chunk;
 mod event;
+mod overview;
 mod run;
+mod worker;
 
 use std::borrow::Cow;
 
@@ -17,7 +19,9 @@ use serde_json::value::RawValue;
 pub use breaker::{Breaker, BreakerList};
 pub use chunk::Chunk;
 pub use event::Event;
+pub use overview::Overview;
 pub use run::{Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs};
+pub use worker::{Worker, WorkerHeartbeat, WorkerList, WorkerSession};
 
 /// A point in time in RFC 3339, in UTC, to the millisecond.
 pub fn timestamp(time: Timestamp) -> String {
