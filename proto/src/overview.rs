@@ -1,7 +1,7 @@
 //! The coordinator and its workers as clients see them.
 
 use levelflow_common::overview::{
-    EndedTasks, HeartbeatView, MemoryLevel, Overview, PoolView, QueueView, SessionView,
+    AlertView, EndedTasks, HeartbeatView, MemoryLevel, Overview, PoolView, QueueView, SessionView,
     WorkerStatus, WorkerView,
 };
 use levelflow_common::{TaskKind, Timestamp, WorkerId};
@@ -190,6 +190,32 @@ impl From<v1::Queue> for QueueView {
     }
 }
 
+impl From<AlertView> for v1::Alert {
+    fn from(alert: AlertView) -> Self {
+        Self {
+            number: alert.number,
+            at_us: alert.at.as_micros(),
+            kind: alert.kind,
+            all_clear: alert.is_all_clear,
+            text: alert.text,
+            subject: alert.subject,
+        }
+    }
+}
+
+impl From<v1::Alert> for AlertView {
+    fn from(message: v1::Alert) -> Self {
+        Self {
+            number: message.number,
+            at: Timestamp::from_micros(message.at_us),
+            kind: message.kind,
+            is_all_clear: message.all_clear,
+            text: message.text,
+            subject: message.subject,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,5 +284,18 @@ mod tests {
         };
         let message = v1::GetOverviewResponse::from(overview.clone());
         assert_eq!(Overview::from(message), overview);
+    }
+
+    #[test]
+    fn an_alert_reads_back() {
+        let alert = AlertView {
+            number: 7,
+            at: Timestamp::from_micros(8),
+            kind: "worker_lost".to_owned(),
+            is_all_clear: true,
+            text: "worker `w` was lost".to_owned(),
+            subject: bytes::Bytes::from_static(b"{}"),
+        };
+        assert_eq!(AlertView::from(v1::Alert::from(alert.clone())), alert);
     }
 }

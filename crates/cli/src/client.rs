@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use levelflow_common::event::RunUpdate;
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
-use levelflow_common::overview::{Overview, WorkerView};
+use levelflow_common::overview::{AlertView, Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
@@ -295,6 +295,22 @@ impl Client {
             .await
             .map_err(|status| from_status(&status))?;
         Ok(response.into_inner().into())
+    }
+
+    /// The newest alerts, the oldest of them first.
+    pub(crate) async fn alerts(&self, limit: u32) -> Result<Vec<AlertView>, ApiError> {
+        let request = v1::ListAlertsRequest {
+            after_number: 0,
+            limit,
+        };
+        let response = self
+            .service
+            .clone()
+            .list_alerts(request)
+            .await
+            .map_err(|status| from_status(&status))?;
+        let alerts = response.into_inner().alerts.into_iter();
+        Ok(alerts.map(Into::into).collect())
     }
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, ApiError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::overview::{
-    EndedTasks, HeartbeatView, MemoryLevel, Overview, PoolView, QueueView, SessionView,
+    AlertView, EndedTasks, HeartbeatView, MemoryLevel, Overview, PoolView, QueueView, SessionView,
     WorkerStatus, WorkerView,
 };
 use levelflow_common::view::{
@@ -234,6 +234,14 @@ pub(crate) fn snapshot() -> Snapshot {
         running: 0,
         waiting: 5,
     };
+    let alert = |number, text: &str| AlertView {
+        number,
+        at: after(57_000 + 1_000 * number),
+        kind: "worker_lost".to_owned(),
+        is_all_clear: number == 1,
+        text: text.to_owned(),
+        subject: Bytes::from_static(b"{}"),
+    };
     Snapshot {
         overview: Overview {
             coordinator_id: "c-1".to_owned(),
@@ -250,5 +258,6 @@ pub(crate) fn snapshot() -> Snapshot {
         },
         workers: vec![busy_worker(), lost_worker()],
         breakers: vec![closed, open],
+        alerts: vec![alert(1, "it is well"), alert(2, "worker `w-2` was lost")],
     }
 }

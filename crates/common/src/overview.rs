@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -184,4 +185,21 @@ pub struct PoolView {
     pub used: u64,
     /// How long attempts waited in all, in microseconds.
     pub waited_us: u64,
+}
+
+/// An alert of a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertView {
+    /// Its number: from 1 since the coordinator started.
+    pub number: u64,
+    /// When it came.
+    pub at: Timestamp,
+    /// What programs match on, such as `memory_critical`.
+    pub kind: String,
+    /// Whether something is well again, rather than wrong.
+    pub is_all_clear: bool,
+    /// What people read.
+    pub text: String,
+    /// What it is about, a JSON object.
+    pub subject: Bytes,
 }

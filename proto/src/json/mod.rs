@@ -2,6 +2,7 @@
 //!
 //! The forms borrow from the views that they show. Their schemas are those of the OpenAPI document.
 
+mod alert;
 mod breaker;
 mod chunk;
 mod event;
@@ -16,6 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub use alert::Alert;
 pub use breaker::{Breaker, BreakerList};
 pub use chunk::Chunk;
 pub use event::Event;

@@ -1,13 +1,13 @@
 //! A coordinator and all that it has under way.
 
-use levelflow_common::overview::{self, EndedTasks, QueueView, WorkerView};
+use levelflow_common::overview::{self, AlertView, EndedTasks, QueueView, WorkerView};
 use levelflow_common::view::BreakerView;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Breaker, Worker, timestamp};
+use super::{Alert, Breaker, Worker, timestamp};
 
-/// A coordinator, its queues, workers and breakers.
+/// A coordinator, its queues, workers, breakers and last alerts.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Overview<'a> {
     /// Drawn when its process started.
@@ -33,6 +33,8 @@ pub struct Overview<'a> {
     workers: Vec<Worker<'a>>,
     /// The breakers by the names of their upstreams.
     breakers: Vec<Breaker<'a>>,
+    /// The last alerts, the oldest first.
+    alerts: Vec<Alert<'a>>,
 }
 
 impl<'a> Overview<'a> {
@@ -41,6 +43,7 @@ impl<'a> Overview<'a> {
         view: &'a overview::Overview,
         workers: &'a [WorkerView],
         breakers: &'a [BreakerView],
+        alerts: &'a [AlertView],
     ) -> Self {
         Self {
             coordinator_id: &view.coordinator_id,
@@ -53,6 +56,7 @@ impl<'a> Overview<'a> {
             queues: &view.queues,
             workers: workers.iter().map(Into::into).collect(),
             breakers: breakers.iter().map(Into::into).collect(),
+            alerts: alerts.iter().map(Into::into).collect(),
         }
     }
 }

@@ -21,11 +21,13 @@ use crate::screen::{Input, Screen};
 
 /// The shortest time between two looks.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// Alerts that are shown.
+const ALERTS: u32 = 8;
 
 /// Show live what a coordinator and its workers do; q ends it
 ///
-/// Shows the rate of tasks, the queues, breakers that are not closed, and the slots, memory and pools of
-/// each worker. Where standard output is no terminal, it is shown once.
+/// Shows the rate of tasks, the queues, the last alerts, breakers that are not closed, and the slots,
+/// memory and pools of each worker. Where standard output is no terminal, it is shown once.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// How often to look
@@ -53,7 +55,12 @@ pub(crate) async fn execute(arguments: &Arguments, context: &Context) -> Result<
     let client = connection.client.clone();
     let first = take(&client).await?;
     if context.json {
-        let overview = json::Overview::new(&first.overview, &first.workers, &first.breakers);
+        let overview = json::Overview::new(
+            &first.overview,
+            &first.workers,
+            &first.breakers,
+            &first.alerts,
+        );
         context.print(&serde_json::to_string_pretty(&overview)?)?;
         Ok(Exit::Success)
     } else if arguments.once || !context.terminal.out_is_live {
@@ -66,12 +73,17 @@ pub(crate) async fn execute(arguments: &Arguments, context: &Context) -> Result<
 
 /// Asks for everything that is shown.
 async fn take(client: &Client) -> Result<Snapshot, ApiError> {
-    let (overview, workers, breakers) =
-        tokio::try_join!(client.overview(), client.workers(), client.breakers())?;
+    let (overview, workers, breakers, alerts) = tokio::try_join!(
+        client.overview(),
+        client.workers(),
+        client.breakers(),
+        client.alerts(ALERTS),
+    )?;
     Ok(Snapshot {
         overview,
         workers,
         breakers,
+        alerts,
     })
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use levelflow_common::overview::{EndedTasks, Overview, QueueView, WorkerView};
+use anstyle::{AnsiColor, Style};
+use levelflow_common::Timestamp;
+use levelflow_common::overview::{AlertView, EndedTasks, Overview, QueueView, WorkerView};
 use levelflow_common::view::{BreakerStatus, BreakerView};
 
 use super::style::{self, Styling};
+use super::table::{Align, Cell, Table};
 use super::time::duration;
 use super::{breaker, counted, worker};
 
@@ -18,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) overview: Overview,
     pub(crate) workers: Vec<WorkerView>,
     pub(crate) breakers: Vec<BreakerView>,
+    /// The last ones, the oldest first.
+    pub(crate) alerts: Vec<AlertView>,
 }
 
 /// Tasks that ended in a second.
@@ -50,6 +55,9 @@ pub(crate) fn lines(snapshot: &Snapshot, rate: Option<Rate>, styling: Styling) -
         lines.push(String::new());
         lines.extend(text.lines().map(str::to_owned));
     };
+    if !snapshot.alerts.is_empty() {
+        section(&alerts(&snapshot.alerts, overview.at, styling));
+    }
     let not_closed: Vec<BreakerView> = snapshot
         .breakers
         .iter()
@@ -68,6 +76,23 @@ pub(crate) fn lines(snapshot: &Snapshot, rate: Option<Rate>, styling: Styling) -
         section(&pools);
     }
     lines
+}
+
+/// Alerts, one a line, the newest first.
+fn alerts(alerts: &[AlertView], now: Timestamp, styling: Styling) -> String {
+    let mut table = Table::new(&[("since", Align::Right), ("alert", Align::Left)]);
+    for alert in alerts.iter().rev() {
+        let style = if alert.is_all_clear {
+            Style::new().dimmed()
+        } else {
+            AnsiColor::Yellow.on_default()
+        };
+        table.row([
+            duration(now.since(alert.at)).into(),
+            Cell::styled(alert.text.as_str(), style),
+        ]);
+    }
+    table.render(styling)
 }
 
 fn header(overview: &Overview, rate: Option<Rate>, styling: Styling) -> Vec<String> {
@@ -141,6 +166,10 @@ coordinator c-1  version 0.1.0, up 1m00s
 2 runs open, 21 attempts on workers, 1000 tasks succeeded, 1 failed
 30 tasks ready: 20 in gpu, 10 in default
 5 tasks parked: 5 in default
+
+since  alert
+1.00s  worker `w-2` was lost
+2.00s  it is well
 
 upstream   breaker         failures  running  limit  waiting
 http:b:80  open for 1m00s         5        0      0        5

@@ -143,6 +143,13 @@ async fn a_killed_worker_is_lost_until_its_leases_end() {
     workers_are(&home, &[("w-1", "lost", 1)]).await;
     assert_eq!(workers(&home).await[0]["session"], Value::Null);
     workers_are(&home, &[]).await;
+    let told = top(&home).await;
+    let alert = &told["alerts"][0];
+    assert_eq!(
+        (&alert["kind"], &alert["subject"]["worker"]),
+        (&json!("worker_lost"), &json!("w-1")),
+        "{told}"
+    );
     // The programs of the killed worker go on until this.
     std::fs::write(&gate, "").unwrap();
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::alert::Alert;
 use levelflow_common::event::RunEvent;
 use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
@@ -62,6 +63,12 @@ pub(crate) enum Message {
     Alerts {
         after: u64,
         reply: oneshot::Sender<AlertFeed>,
+    },
+    /// A client asks for so many alerts after the one with this number, the newest.
+    NewestAlerts {
+        after: u64,
+        most: usize,
+        reply: oneshot::Sender<Vec<Alert>>,
     },
     /// A client lists workers.
     Workers {

@@ -286,6 +286,9 @@ impl Actor {
                 let _ = reply.send(self.engine.reset_breaker(now, &upstream));
             }
             Message::Alerts { after, reply } => drop(reply.send(self.alerts.feed(after))),
+            Message::NewestAlerts { after, most, reply } => {
+                let _ = reply.send(self.alerts.newest(after, most));
+            }
             Message::Workers { reply } => drop(reply.send(self.workers())),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
             Message::Watch { run_id, reply } => {

@@ -175,4 +175,15 @@ impl WorkflowService for Workflows {
     ) -> Result<Response<v1::GetOverviewResponse>, Status> {
         Ok(Response::new(self.0.overview().await?.into()))
     }
+
+    async fn list_alerts(
+        &self,
+        request: Request<v1::ListAlertsRequest>,
+    ) -> Result<Response<v1::ListAlertsResponse>, Status> {
+        let request = request.into_inner();
+        let alerts = self.0.alerts(request.after_number, request.limit).await?;
+        Ok(Response::new(v1::ListAlertsResponse {
+            alerts: alerts.into_iter().map(Into::into).collect(),
+        }))
+    }
 }
