@@ -30,11 +30,11 @@ impl Backend {
         };
         let most = most as usize;
         let newest = self.ask(|reply| Message::NewestAlerts { after, most, reply });
-        newest.await?.into_iter().map(alert_view).collect()
+        newest.await?.iter().map(alert_view).collect()
     }
 }
 
-fn alert_view(alert: Alert) -> Result<AlertView, ApiError> {
+fn alert_view(alert: &Alert) -> Result<AlertView, ApiError> {
     let subject = serde_json::to_vec(&alert.subject)
         .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok(AlertView {
