@@ -13,7 +13,6 @@ mod progress;
 mod render;
 #[cfg(test)]
 mod sample;
-mod screen;
 mod settings;
 mod source;
 mod terminal;

@@ -57,6 +57,9 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) retention: HumanDuration,
     /// Threads that evaluate expressions; 0 for one per core.
     pub(crate) prepare_threads: usize,
+    /// Attempts at a task that may be lost with the process that ran them before it fails for good; 0 for
+    /// any number.
+    pub(crate) quarantine_after: u32,
     /// The breakers of upstreams.
     pub(crate) breaker: BreakerSettings,
 }
@@ -200,6 +203,7 @@ impl CoordinatorSettings {
             dedup_window: self.dedup_window.0,
             retention: (!self.retention.0.is_zero()).then_some(self.retention.0),
             prepare_threads: self.prepare_threads,
+            quarantine_after: self.quarantine_after,
             breaker: self.breaker.policy(),
         }
     }
@@ -216,6 +220,7 @@ impl Default for CoordinatorSettings {
             dedup_window: HumanDuration(config.dedup_window),
             retention: HumanDuration(config.retention.unwrap_or_default()),
             prepare_threads: config.prepare_threads,
+            quarantine_after: config.quarantine_after,
             breaker: BreakerSettings::default(),
         }
     }

@@ -167,6 +167,8 @@ codes! {
     RateKeysExhausted = "rate_keys_exhausted", Task;
     /// The worker was lost during the attempt.
     WorkerLost = "worker_lost", Task;
+    /// Attempts at the task were lost with the process that ran them, as often as is allowed.
+    Quarantined = "quarantined", Task;
     /// The run was cancelled.
     Cancelled = "cancelled", Task;
     /// A task that this one needs did not succeed.
@@ -181,10 +183,21 @@ impl Code {
                 self,
                 Self::ExpressionFailed
                     | Self::QueueTimeout
+                    | Self::Quarantined
                     | Self::TotalTimeout
                     | Self::Cancelled
                     | Self::UpstreamFailed
             )
+    }
+}
+
+impl Code {
+    /// Whether the process that ran the attempt went down with it.
+    pub const fn is_crash(self) -> bool {
+        matches!(
+            self,
+            Self::WorkerLost | Self::HandlerCrashed | Self::MemoryExceeded
+        )
     }
 }
 

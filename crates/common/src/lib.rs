@@ -13,7 +13,6 @@ pub mod id;
 pub mod inputs;
 pub mod limits;
 pub mod outcome;
-pub mod overview;
 pub mod retry;
 pub mod schema;
 pub mod secret;

@@ -32,6 +32,9 @@ pub struct CoordinatorConfig {
     pub retention: Option<Duration>,
     /// Threads that evaluate expressions; 0 for one for each core.
     pub prepare_threads: usize,
+    /// A task fails for good when so many of its attempts were lost with the process that ran them; 0
+    /// for no such limit.
+    pub quarantine_after: u32,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
 }
@@ -58,6 +61,7 @@ impl Default for CoordinatorConfig {
             dedup_window: limits::DEDUP_WINDOW,
             retention: Some(Duration::from_secs(30 * 24 * 3600)),
             prepare_threads: 0,
+            quarantine_after: 2,
             breaker: BreakerPolicy::default(),
         }
     }

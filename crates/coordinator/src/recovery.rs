@@ -40,6 +40,7 @@ impl Recover {
             max_queue: self.config.max_queue,
             max_open_runs: self.config.max_open_runs,
             dedup_window: self.config.dedup_window,
+            quarantine_after: self.config.quarantine_after,
             breaker: self.config.breaker.clone(),
             ..Config::default()
         };

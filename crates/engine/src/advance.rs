@@ -243,10 +243,14 @@ impl Engine {
         let (queue_timeout, has_limits) = (spec.queue_timeout, spec.limits.is_some());
         let base = run.profile.lanes[defined.0 as usize];
         let ready_in = run.recorded_in.0;
-        let lane = match upstream {
+        let is_suspect = self.is_suspect(run.state.task(task));
+        let mut lane = match upstream {
             None => base,
             Some(upstream) => self.lane_to(base, upstream),
         };
+        if is_suspect {
+            lane = self.lane_for_suspects(lane);
+        }
         if has_limits && !self.claim(now, key, task, lane, keys) {
             self.lanes.count_parked(lane, true);
             *self.live_task(key, task) = LiveTask::Parked {

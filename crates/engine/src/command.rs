@@ -91,6 +91,8 @@ pub enum Command {
         /// Attempts that were lost with it.
         attempts: usize,
     },
+    /// Tell whoever watches over workers that a task is tried no more, since workers went down with it.
+    Quarantined(Box<Quarantined>),
     /// Tell whoever waits for the run that it has ended, then evict it.
     Ended(Box<Ended>),
 }
@@ -195,6 +197,21 @@ pub struct Attempt {
     pub heartbeat_timeout: Option<Duration>,
     /// The upstream that it may call whatever its breaker says.
     pub upstream: Option<Arc<str>>,
+}
+
+/// A task that is tried no more, since workers went down with it.
+#[derive(Debug)]
+pub struct Quarantined {
+    /// The run.
+    pub run_id: RunId,
+    /// The task.
+    pub task_id: Arc<str>,
+    /// The place in the list, for an item.
+    pub item: Option<u32>,
+    /// How its last attempt went down.
+    pub code: Code,
+    /// All that is known of its attempts.
+    pub reason: String,
 }
 
 /// How a run ended.

@@ -31,6 +31,9 @@ pub struct Config {
     /// Of the tasks that have waited this long for a worker, one in four that are taken goes before more
     /// urgent ones.
     pub ageing: Duration,
+    /// A task fails for good when so many of its attempts were lost with the process that ran them; 0
+    /// for no such limit.
+    pub quarantine_after: u32,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
 }
@@ -48,6 +51,7 @@ impl Default for Config {
             max_rate_keys: 100_000,
             dedup_window: limits::DEDUP_WINDOW,
             ageing: Duration::from_secs(30),
+            quarantine_after: 2,
             breaker: BreakerPolicy::default(),
         }
     }

@@ -134,14 +134,9 @@ impl Engine {
             let state = &self.run(lease.run).state;
             let spec = &state.definition.tasks[state.defined(lease.task).0 as usize];
             let failure = if now.since(lease.renewed_at) > self.config.lease {
-                let worker = &self.workers.get(lease.worker).hello.worker;
-                Failure::retryable(
-                    Code::WorkerLost,
-                    format!(
-                        "worker `{worker}`: no heartbeat for {:?}",
-                        self.config.lease
-                    ),
-                )
+                let why = format!("no heartbeat for {:?}", self.config.lease);
+                let worker = self.workers.get(lease.worker);
+                Failure::retryable(Code::WorkerLost, worker.loss(&why))
             } else if now.since(lease.started_at) > spec.run_timeout.saturating_add(slack) {
                 Failure::retryable(
                     Code::RunTimeout,

@@ -1,21 +1,22 @@
 //! Giving ready tasks to workers.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::workflow::Durability;
-use levelflow_common::{FencingToken, Timestamp};
+use levelflow_common::{FencingToken, Priority, Timestamp};
 
 use crate::command::{Attempt, Command};
 use crate::engine::Engine;
-use crate::event::{RunKey, SessionId, Ticket};
+use crate::event::{Intake, RunKey, SessionId, Ticket};
 use crate::lane::LaneId;
 use crate::lease::Lease;
 use crate::live::{LiveRun, LiveTask};
 use crate::ready::Head;
 use crate::record::TaskIndex;
 use crate::timer::Timer;
-use crate::worker::WorkerKey;
+use crate::worker::{Worker, WorkerKey};
 
 impl Engine {
     /// Gives waiting tasks to workers that take them, the most urgent first.
@@ -38,7 +39,7 @@ impl Engine {
         let mut best: Option<(LaneId, Head, WorkerKey)> = None;
         for place in 0..self.lanes.ready().len() {
             let lane = self.lanes.ready()[place];
-            let Some(worker) = self.least_busy(lane) else {
+            let Some((worker, least)) = self.least_busy(lane) else {
                 continue;
             };
             let ageing = self.config.ageing;
@@ -46,7 +47,12 @@ impl Engine {
             let live = |run: RunKey, task: TaskIndex, ticket: Ticket| {
                 is_queued(runs.get(run.0 as usize), task, ticket)
             };
-            let Some(head) = self.lanes.get_mut(lane).queue.peek(now, ageing, &live) else {
+            let Some(head) = self
+                .lanes
+                .get_mut(lane)
+                .queue
+                .peek(now, ageing, least, &live)
+            else {
                 continue;
             };
             if best.as_ref().is_none_or(|(_, most, _)| head < *most) {
@@ -56,14 +62,21 @@ impl Engine {
         best
     }
 
-    fn least_busy(&self, lane: LaneId) -> Option<WorkerKey> {
-        self.lanes
-            .get(lane)
-            .workers
+    /// The worker for the next task of a lane, and the least priority that it takes. One that is short of
+    /// memory comes after all others.
+    fn least_busy(&self, lane: LaneId) -> Option<(WorkerKey, Priority)> {
+        let lane = self.lanes.get(lane);
+        let least = |worker: &Worker| match worker.intake {
+            Intake::All => Priority::Low,
+            Intake::NoLow | Intake::Nothing => Priority::Normal,
+        };
+        lane.workers
             .iter()
-            .copied()
-            .filter(|&key| self.workers.get(key).takes_work())
-            .min_by_key(|&key| self.workers.get(key).load())
+            .map(|&key| (key, self.workers.get(key)))
+            .filter(|(_, it)| it.takes_work() && !(lane.is_for_suspects && it.suspects > 0))
+            .map(|(key, worker)| (key, least(worker), worker.load()))
+            .min_by_key(|&(_, least, load)| (Reverse(least), load))
+            .map(|(key, least, _)| (key, least))
     }
 
     fn grant(
@@ -80,6 +93,7 @@ impl Engine {
         else {
             unreachable!("a live head is queued");
         };
+        let is_suspect = self.lanes.get(lane).is_for_suspects;
         let passed = self.pass(lane);
         let run = self.run_mut(key);
         run.leases += 1;
@@ -96,6 +110,7 @@ impl Engine {
             input,
             passed,
             keys: None,
+            is_suspect,
             sent: false,
             started_at: now,
             renewed_at: now,
@@ -106,6 +121,7 @@ impl Engine {
         let holder = self.workers.get_mut(worker);
         holder.credits -= 1;
         holder.leases += 1;
+        holder.suspects += u32::from(is_suspect);
         if let Some(session) = holder.session {
             self.command(after, Command::Dispatch { session, token });
         }
@@ -190,7 +206,9 @@ impl Engine {
     /// Forgets a lease, without a word to anyone.
     pub(crate) fn end_lease(&mut self, token: FencingToken) -> Option<Lease> {
         let mut lease = self.leases.revoke(token)?;
-        self.workers.get_mut(lease.worker).leases -= 1;
+        let holder = self.workers.get_mut(lease.worker);
+        holder.leases -= 1;
+        holder.suspects -= u32::from(lease.is_suspect);
         let run = &mut self.runs[lease.run.0 as usize];
         run.leases -= 1;
         if run.has_limits {

@@ -127,9 +127,23 @@ pub enum Event {
         progressed: Vec<FencingToken>,
         /// Calls to upstreams that ended since the last heartbeat, of attempts that go on.
         calls: Vec<(FencingToken, UpstreamCall)>,
+        /// What it takes.
+        intake: Intake,
     },
     /// Time passed.
     Tick,
+}
+
+/// Which attempts a worker takes, as far as its memory is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Intake {
+    /// Any.
+    #[default]
+    All,
+    /// None of low priority.
+    NoLow,
+    /// None.
+    Nothing,
 }
 
 /// What has to be known of a task before it can start.

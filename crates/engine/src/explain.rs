@@ -1,12 +1,12 @@
 //! Exactly why a task waits.
 
-use levelflow_common::{RunId, TaskStatus, Timestamp};
+use levelflow_common::{Priority, RunId, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
 use crate::breaker::BreakerState;
 use crate::command::BatchNumber;
 use crate::engine::Engine;
-use crate::event::RunKey;
+use crate::event::{Intake, RunKey};
 use crate::lane::LaneId;
 use crate::live::LiveTask;
 use crate::record::TaskIndex;
@@ -14,6 +14,7 @@ use crate::rejection::Rejection;
 use crate::run::RunState;
 use crate::task::Place;
 use crate::upstream::UpstreamKey;
+use crate::worker::Worker;
 
 /// How a task stands and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,9 @@ impl Engine {
             LiveTask::Preparing(_) => {
                 vec![reason("preparing", "its expressions are being evaluated")]
             }
-            LiveTask::Queued { since, lane, .. } => self.why_queued(now, *lane, *since),
+            LiveTask::Queued { since, lane, .. } => {
+                self.why_queued(now, *lane, run.state.priority_of(task), *since)
+            }
             LiveTask::Parked { since, .. } => self.why_parked(now, key, task, *since),
             LiveTask::Leased(token) => {
                 let lease = self.leases.get(*token);
@@ -127,7 +130,13 @@ impl Engine {
         }
     }
 
-    fn why_queued(&self, now: Timestamp, lane: LaneId, since: Timestamp) -> Vec<Reason> {
+    fn why_queued(
+        &self,
+        now: Timestamp,
+        lane: LaneId,
+        priority: Priority,
+        since: Timestamp,
+    ) -> Vec<Reason> {
         let lane = self.lanes.get(lane);
         let requirement = &lane.requirement;
         let waited = now.since(since);
@@ -164,6 +173,16 @@ impl Engine {
                 "draining",
                 format!("all {} workers for {wanted} are draining", live.len()),
             )
+        } else if let Some(reason) = why_short_of_memory(&live, priority, &wanted) {
+            reason
+        } else if lane.is_for_suspects && live.iter().all(|worker| worker.suspects > 0) {
+            reason(
+                "suspect",
+                format!(
+                    "it was lost with its worker before, and each of the {} workers for {wanted} runs another such task: one at a time, so that the one to blame is found",
+                    live.len()
+                ),
+            )
         } else {
             reason(
                 "workers_busy",
@@ -182,6 +201,30 @@ impl Engine {
         );
         vec![first, place]
     }
+}
+
+/// Why no worker takes a task of this priority, if that is because of their memory.
+fn why_short_of_memory(live: &[&Worker], priority: Priority, wanted: &str) -> Option<Reason> {
+    let refuses = |worker: &&Worker| match worker.intake {
+        Intake::All => false,
+        Intake::NoLow => priority == Priority::Low,
+        Intake::Nothing => true,
+    };
+    if !live.iter().filter(|it| !it.draining).all(refuses) {
+        return None;
+    }
+    let what = if priority == Priority::Low {
+        "and take no tasks of low priority until they hold less"
+    } else {
+        "and take nothing until they hold less"
+    };
+    Some(reason(
+        "memory_pressure",
+        format!(
+            "all {} workers for {wanted} are short of memory, {what}",
+            live.len()
+        ),
+    ))
 }
 
 impl Engine {

@@ -87,6 +87,19 @@ impl Engine {
                 self.leases.of(key).len(),
                 "the leases of a worker are miscounted"
             );
+            let suspects = self.leases.iter().filter(|(_, lease)| {
+                let task = self.run(lease.run).state.task(lease.task);
+                lease.worker == key && self.is_suspect(task)
+            });
+            let suspects = suspects.count();
+            assert_eq!(
+                worker.suspects as usize, suspects,
+                "the suspects on a worker are miscounted"
+            );
+            assert!(
+                suspects <= 1,
+                "two tasks that were lost with their workers are on one"
+            );
             for (_, lane) in self.lanes.iter() {
                 let serves = lane.workers.iter().filter(|&&other| other == key).count();
                 assert_eq!(
@@ -111,6 +124,11 @@ impl Engine {
                     self.lanes.get(lane).requirement,
                     self.lanes.get(base).requirement,
                     "a task waits where something else is required"
+                );
+                assert_eq!(
+                    self.lanes.get(lane).is_for_suspects,
+                    self.is_suspect(run.state.task(task)),
+                    "a task that was lost with its worker waits among the others, or the other way round"
                 );
                 let LiveTask::Queued { ticket, .. } = *live else {
                     *parked.entry(lane).or_insert(0) += 1;

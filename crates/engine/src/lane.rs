@@ -29,6 +29,10 @@ pub(crate) struct Lane {
     pub(crate) requirement: Arc<Requirement>,
     /// What its tasks call, where that is known.
     pub(crate) upstream: Option<UpstreamKey>,
+    /// Whether it is for tasks that were lost with their worker before.
+    pub(crate) is_for_suspects: bool,
+    /// The lane for such tasks that otherwise require the same, if there is one.
+    pub(crate) for_suspects: Option<LaneId>,
     /// Workers that can serve it.
     pub(crate) workers: Vec<WorkerKey>,
     pub(crate) queue: ReadyQueue,
@@ -51,7 +55,8 @@ impl Lane {
 }
 
 /// All lanes. The number of those that hold tasks of unknown upstream is bounded by that of distinct
-/// requirements, the number of the others by that and by the number of upstreams.
+/// requirements, the number of the others by that and by the number of upstreams; for each there may be one
+/// more, for tasks that were lost with their worker before.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     all: Slab<Lane>,
@@ -85,6 +90,8 @@ impl Lanes {
                 .collect(),
             requirement: requirement.clone(),
             upstream: None,
+            is_for_suspects: false,
+            for_suspects: None,
             queue: ReadyQueue::default(),
             waiting: 0,
             parked: 0,
@@ -99,10 +106,28 @@ impl Lanes {
 
     /// A new lane with the requirement of another, for tasks that call an upstream.
     pub(crate) fn add_for(&mut self, like: LaneId, upstream: UpstreamKey) -> LaneId {
+        self.add_like(like, Some(upstream), false)
+    }
+
+    /// A new lane like another, for those of its tasks that were lost with their worker before.
+    pub(crate) fn add_for_suspects(&mut self, like: LaneId) -> LaneId {
+        let lane = self.add_like(like, self.get(like).upstream, true);
+        self.get_mut(like).for_suspects = Some(lane);
+        lane
+    }
+
+    fn add_like(
+        &mut self,
+        like: LaneId,
+        upstream: Option<UpstreamKey>,
+        is_for_suspects: bool,
+    ) -> LaneId {
         let like = self.get(like);
         let lane = Lane {
             requirement: like.requirement.clone(),
-            upstream: Some(upstream),
+            upstream,
+            is_for_suspects,
+            for_suspects: None,
             workers: like.workers.clone(),
             queue: ReadyQueue::default(),
             waiting: 0,

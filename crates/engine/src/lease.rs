@@ -23,6 +23,8 @@ pub(crate) struct Lease {
     pub(crate) passed: Option<Passed>,
     /// The keys of its limits, once it has ended: its slot and its token went with it.
     pub(crate) keys: Option<Box<LimitKeys>>,
+    /// Whether an attempt at the task was lost with its worker before.
+    pub(crate) is_suspect: bool,
     /// Whether the attempt was sent. Until then it can be taken back without the worker.
     pub(crate) sent: bool,
     /// When it was sent; until then, when it was given.
@@ -144,6 +146,7 @@ mod tests {
             input: None,
             passed: None,
             keys: None,
+            is_suspect: false,
             sent: true,
             started_at: Timestamp::default(),
             renewed_at: Timestamp::default(),

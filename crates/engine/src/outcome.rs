@@ -112,6 +112,10 @@ impl Engine {
             self.admit_gated(now, key);
             return;
         }
+        if let Some(quarantined) = self.quarantined(lease, &failure) {
+            self.quarantine(now, lease, started_at, quarantined, failure.code);
+            return;
+        }
         let retry = &state.definition.tasks[state.defined(task).0 as usize].retry;
         let retry_at = if retry.retries(lease.attempt, &failure) {
             let asked = failure.retry_after.map_or(Duration::ZERO, |wait| wait.0);
@@ -149,7 +153,7 @@ impl Engine {
         })
     }
 
-    fn admit_gated_if_running(&mut self, now: Timestamp, key: RunKey) {
+    pub(crate) fn admit_gated_if_running(&mut self, now: Timestamp, key: RunKey) {
         if self.run(key).state.status == RunStatus::Running {
             self.admit_gated(now, key);
         }

@@ -74,15 +74,17 @@ impl ReadyQueue {
         self.classes[priority as usize].push(tenant, ready);
     }
 
-    /// What goes next. Entries for which `live` is false have left already and are dropped.
+    /// What goes next, of priority `least` or a higher one. Entries for which `live` is false have left already and are dropped.
     pub(crate) fn peek(
         &mut self,
         now: Timestamp,
         ageing: Duration,
+        least: Priority,
         live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool,
     ) -> Option<Head> {
         let mut best: Option<Head> = None;
-        for (number, class) in self.classes.iter_mut().enumerate() {
+        let classes = &mut self.classes[..=least as usize];
+        for (number, class) in classes.iter_mut().enumerate() {
             let head = match class.oldest(live) {
                 None => continue,
                 Some(oldest) if self.until_aged == 0 && now.since(oldest.since) >= ageing => {
@@ -239,7 +241,7 @@ mod tests {
         let taken = std::cell::RefCell::new(std::collections::BTreeSet::new());
         let live = |_: RunKey, task: TaskIndex, _: Ticket| !taken.borrow().contains(&task);
         let mut order = Vec::new();
-        while let Some(head) = queue.peek(now, AGEING, &live) {
+        while let Some(head) = queue.peek(now, AGEING, Priority::Low, &live) {
             let (_, task) = queue.take(head);
             taken.borrow_mut().insert(task);
             order.push(task.0);
@@ -257,6 +259,22 @@ mod tests {
         queue.push(Priority::Normal, &tenant, ready(4, 5, 0));
         queue.push(Priority::Critical, &tenant, ready(5, 1, 0));
         assert_eq!(drain(&mut queue, 1), [5, 3, 2, 4, 1]);
+    }
+
+    #[test]
+    fn what_is_less_urgent_than_asked_for_stays_however_old_it_is() {
+        let tenant: Arc<str> = "a".into();
+        let mut queue = ReadyQueue::default();
+        queue.push(Priority::Low, &tenant, ready(1, 99, 0));
+        queue.push(Priority::Normal, &tenant, ready(2, 5, 0));
+        let later = Timestamp::from_micros(3_600_000_000);
+        let taken = std::cell::Cell::new(0);
+        let live = |_: RunKey, task: TaskIndex, _: Ticket| task.0 != taken.get();
+        let head = queue.peek(later, AGEING, Priority::Normal, &live).unwrap();
+        taken.set(queue.take(head).1.0);
+        assert_eq!(taken.get(), 2);
+        assert_eq!(queue.peek(later, AGEING, Priority::Normal, &live), None);
+        assert!(queue.peek(later, AGEING, Priority::Low, &live).is_some());
     }
 
     #[test]
@@ -288,7 +306,7 @@ mod tests {
             // Everything has aged, and only the newest is still live when it is taken.
             let live = |_: RunKey, other: TaskIndex, _: Ticket| other.0 == task;
             let now = Timestamp::from_micros(60_000_000);
-            let head = queue.peek(now, AGEING, &live).unwrap();
+            let head = queue.peek(now, AGEING, Priority::Low, &live).unwrap();
             assert_eq!(queue.take(head).1, TaskIndex(task));
         }
         let class = &queue.classes[Priority::Normal as usize];

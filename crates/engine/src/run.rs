@@ -12,7 +12,7 @@ use levelflow_common::{Code, Failure, Priority, RunStatus, TaskStatus, Timestamp
 
 use crate::definition::Definition;
 use crate::record::{Fact, KeptEnd, Progress, Record, RunNumber, Submitted, TaskIndex};
-use crate::task::{Place, TaskState};
+use crate::task::{Loss, Place, TaskState};
 
 /// What applying a record led to, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +225,16 @@ impl RunState {
                 retry_at,
             } => {
                 let state = self.task_mut(*task);
+                if failure.code.is_crash()
+                    && let Some(worker) = worker
+                {
+                    state.losses.push(Loss {
+                        attempt: *attempt,
+                        worker: worker.clone(),
+                        code: failure.code,
+                        message: failure.message.clone(),
+                    });
+                }
                 state.attempts = *attempt;
                 state.started_at = started_at.or(state.started_at);
                 state.worker.clone_from(worker);

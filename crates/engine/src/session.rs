@@ -6,7 +6,7 @@ use levelflow_common::{Code, Failure, FencingToken, Timestamp};
 
 use crate::command::{BatchNumber, Command};
 use crate::engine::Engine;
-use crate::event::{Hello, SessionId};
+use crate::event::{Hello, Intake, SessionId};
 use crate::lease::Lease;
 use crate::live::LiveTask;
 use crate::rejection::Rejection;
@@ -62,6 +62,7 @@ impl Engine {
         let replaced = worker.session.replace(session);
         worker.credits = 0;
         worker.draining = false;
+        worker.intake = Intake::All;
         worker.lost_is_told = false;
         if let Some(session) = replaced {
             let code = Code::WorkerIdTaken;
@@ -171,10 +172,12 @@ impl Engine {
         session: SessionId,
         running: &[FencingToken],
         progressed: &[FencingToken],
+        intake: Intake,
     ) {
         let Some(worker) = self.workers.of_session(session) else {
             return;
         };
+        self.workers.get_mut(worker).intake = intake;
         for &token in running {
             if let Some(lease) = self.leases.get_mut(token)
                 && lease.worker == worker
@@ -193,8 +196,9 @@ impl Engine {
 
     /// Ends the leases of a worker: each that may have been running counts as a failed attempt.
     pub(crate) fn lose_leases(&mut self, now: Timestamp, key: WorkerKey, why: &str) {
+        let message = self.workers.get(key).loss(why);
         for token in self.leases.of(key) {
-            let message = format!("worker `{}`: {why}", self.workers.get(key).hello.worker);
+            let message = message.clone();
             let failure = Failure::retryable(Code::WorkerLost, message);
             self.expire(now, token, failure);
         }

@@ -1,7 +1,7 @@
 //! The state of a task in a run.
 
 use bytes::Bytes;
-use levelflow_common::{Failure, RunId, TaskStatus, Timestamp, WorkerId};
+use levelflow_common::{Code, Failure, RunId, TaskStatus, Timestamp, WorkerId};
 
 use crate::record::TaskIndex;
 
@@ -33,10 +33,25 @@ pub struct TaskState {
     pub chunks: u32,
     /// Why its last attempt failed.
     pub failure: Option<Box<Failure>>,
+    /// Its attempts that went down with the process that ran them.
+    pub losses: Vec<Loss>,
     /// The task whose end caused the skip.
     pub skipped_by: Option<TaskIndex>,
     /// The run that computed the output, where it was kept from an earlier one.
     pub reused_from: Option<Box<RunId>>,
+}
+
+/// An attempt that went down with the process that ran it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// The worker.
+    pub worker: WorkerId,
+    /// How it went down.
+    pub code: Code,
+    /// What is known of that.
+    pub message: String,
 }
 
 /// Whether a task is a list, or an item of one.
@@ -77,6 +92,7 @@ impl TaskState {
             output: None,
             chunks: 0,
             failure: None,
+            losses: Vec::new(),
             skipped_by: None,
             reused_from: None,
         }

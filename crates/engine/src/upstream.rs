@@ -184,11 +184,10 @@ impl Engine {
     pub(crate) fn lane_to(&mut self, base: LaneId, key: UpstreamKey) -> LaneId {
         let upstream = &mut self.upstreams.all[key.0 as usize];
         let requirement = &self.lanes.get(base).requirement;
-        let known = upstream
-            .lanes
-            .iter()
-            .copied()
-            .find(|&lane| Arc::ptr_eq(&self.lanes.get(lane).requirement, requirement));
+        let known = upstream.lanes.iter().copied().find(|&lane| {
+            let lane = self.lanes.get(lane);
+            !lane.is_for_suspects && Arc::ptr_eq(&lane.requirement, requirement)
+        });
         if let Some(lane) = known {
             return lane;
         }
@@ -197,6 +196,19 @@ impl Engine {
         let has_room = self.upstreams.has_room(key);
         self.lanes.hold(lane, Hold::Breaker, !has_room);
         lane
+    }
+
+    /// The lane for tasks that were lost with their worker before and otherwise wait in `lane`.
+    pub(crate) fn lane_for_suspects(&mut self, lane: LaneId) -> LaneId {
+        if let Some(known) = self.lanes.get(lane).for_suspects {
+            return known;
+        }
+        let added = self.lanes.add_for_suspects(lane);
+        if let Some(key) = self.lanes.get(lane).upstream {
+            self.upstreams.all[key.0 as usize].lanes.push(added);
+            self.update_holds(key);
+        }
+        added
     }
 
     /// Since when, or from when on, only workers hold a lane back.

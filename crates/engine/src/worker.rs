@@ -4,7 +4,7 @@ use levelflow_common::Timestamp;
 use slab::Slab;
 
 use crate::definition::Requirement;
-use crate::event::{Hello, SessionId};
+use crate::event::{Hello, Intake, SessionId};
 
 /// A worker in the memory of one engine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -20,6 +20,9 @@ pub(crate) struct Worker {
     pub(crate) draining: bool,
     /// Attempts that it holds, or that are about to be sent.
     pub(crate) leases: u32,
+    /// Those of them whose task was lost with its worker before.
+    pub(crate) suspects: u32,
+    pub(crate) intake: Intake,
     /// When its last session ended, while it has none.
     pub(crate) left_at: Timestamp,
     /// Attempts that were lost with it, and of which nobody was told yet.
@@ -36,9 +39,20 @@ impl Worker {
             credits: 0,
             draining: false,
             leases: 0,
+            suspects: 0,
+            intake: Intake::All,
             left_at: Timestamp::default(),
             lost: 0,
             lost_is_told: false,
+        }
+    }
+
+    /// What is said of an attempt that is lost with the worker.
+    pub(crate) fn loss(&self, why: &str) -> String {
+        let name = &self.hello.worker;
+        match self.leases.saturating_sub(1) {
+            0 => format!("worker `{name}`: {why}"),
+            others => format!("worker `{name}`: {why}; it ran {others} other attempts"),
         }
     }
 
@@ -56,7 +70,10 @@ impl Worker {
     }
 
     pub(crate) fn takes_work(&self) -> bool {
-        self.session.is_some() && !self.draining && self.credits > 0
+        self.session.is_some()
+            && !self.draining
+            && self.credits > 0
+            && self.intake != Intake::Nothing
     }
 
     /// Attempts under way for each 1024 slots: what least-busy placement compares.

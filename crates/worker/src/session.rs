@@ -116,8 +116,7 @@ impl<'a> Session<'a> {
         let mut session = Self {
             held,
             refused: Vec::new(),
-            // So that the worker is known from the start.
-            heartbeat_is_due: true,
+            heartbeat_is_due: false,
             alerts: Vec::new(),
             draining: false,
             draining_is_told: false,

@@ -24,10 +24,21 @@ pub(crate) async fn coordinator(home: &Home, lease: &str) -> (Running, String) {
 }
 
 async fn coordinator_at(home: &Home, lease: &str, address: &str) -> (Running, String) {
+    // The tasks are not to blame for the kills.
+    coordinator_with(home, lease, address, "0").await
+}
+
+async fn coordinator_with(
+    home: &Home,
+    lease: &str,
+    address: &str,
+    quarantine_after: &str,
+) -> (Running, String) {
     let mut command = home.command(&["coordinator", "--listen", address, "--no-http", "--json"]);
     command
         .env("LEVELFLOW_COORDINATOR__HEARTBEAT_INTERVAL", "200ms")
-        .env("LEVELFLOW_COORDINATOR__LEASE", lease);
+        .env("LEVELFLOW_COORDINATOR__LEASE", lease)
+        .env("LEVELFLOW_COORDINATOR__QUARANTINE_AFTER", quarantine_after);
     Running::server(command).await
 }
 
@@ -203,6 +214,46 @@ async fn an_attempt_is_given_up_when_its_attempts_are_used_up() {
     assert_eq!((task.status, task.attempts), (TaskStatus::Failed, 2));
     assert_eq!(task.failure.as_ref().unwrap().code, Code::WorkerLost);
     home.file("gate", "");
+}
+
+#[tokio::test]
+async fn a_task_with_which_two_workers_died_is_quarantined_until_it_is_resumed() {
+    let home = Home::new();
+    let (before, address) = coordinator_with(&home, "1s", "127.0.0.1:0", "2").await;
+    let client = Client::connect(&address).await;
+    let mut workflow = gated(&home);
+    workflow["tasks"][0]["retry"]["max_attempts"] = json!(9);
+    let run_id = client.start(&workflow).await;
+    let first = worker(&home, &address, "first").await;
+    client.until_running(&run_id, "first").await;
+    first.kill().await;
+    let lost = |event: &RunEvent| matches!(event, RunEvent::AttemptFailed { .. });
+    client.until(&run_id, lost).await;
+    // What it was to blame for is not forgotten.
+    before.kill().await;
+    let (_after, address) = coordinator_with(&home, "1s", &address, "2").await;
+    let client = Client::connect(&address).await;
+    let second = worker(&home, &address, "second").await;
+    client.until_running(&run_id, "second").await;
+    second.kill().await;
+
+    let run = client.ended(&run_id).await;
+    assert_eq!(run.summary.status, RunStatus::Failed);
+    let task = &run.tasks[0];
+    assert_eq!((task.status, task.attempts), (TaskStatus::Failed, 2));
+    let failure = task.failure.as_ref().unwrap();
+    assert_eq!(failure.code, Code::Quarantined);
+    assert_eq!(
+        failure.message,
+        "2 attempts were lost with the process that ran them: \
+         attempt 1 on worker `first` (worker_lost): no heartbeat for 1s; \
+         attempt 2 on worker `second` (worker_lost): no heartbeat for 1s"
+    );
+    home.file("gate", "");
+    let _third = worker(&home, &address, "third").await;
+    let resumed = client.resume(&run_id).await.unwrap();
+    let resumed = client.ended(&resumed.run_id).await;
+    assert_eq!(resumed.summary.status, RunStatus::Succeeded);
 }
 
 #[tokio::test]

@@ -44,12 +44,14 @@ async fn a_worker_with_critical_memory_leaves_tasks_to_others() {
         .await;
     eventually("the worker is connected and takes nothing", async || {
         let (_, reasons) = client.explain(&run_id, "a").await;
-        reasons.iter().any(|reason| reason.code == "workers_busy")
+        reasons
+            .iter()
+            .any(|reason| reason.code == "memory_pressure")
     })
     .await;
     let why = home.levelflow(&["why", &run_id, "a"]).await;
-    let expected = "none of the 1 workers for queue `default` that runs `transform` tasks \
-                    has a free slot [workers_busy]";
+    let expected = "all 1 workers for queue `default` that runs `transform` tasks are short of \
+                    memory, and take nothing until they hold less [memory_pressure]";
     assert!(why.stdout.contains(expected), "{}", why.stdout);
 
     let _free = Running::start(worker("free"));

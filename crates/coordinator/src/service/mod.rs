@@ -6,7 +6,6 @@ mod chunks;
 mod control;
 mod follow;
 mod listing;
-mod overview;
 mod plan;
 mod session;
 mod source;

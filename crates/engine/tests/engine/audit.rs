@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use levelflow_common::view::{RunView, TaskView};
 use levelflow_common::workflow::Durability;
-use levelflow_common::{FencingToken, RunId, RunStatus, TaskStatus, Timestamp};
+use levelflow_common::{Code, FencingToken, RunId, RunStatus, TaskStatus, Timestamp};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::task::Place;
-use levelflow_engine::{Entry, Fact, RunNumber, RunState, TaskIndex};
+use levelflow_engine::{Config, Entry, Fact, RunNumber, RunState, TaskIndex};
 
 /// What was promised to clients and workers.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Audit {
     pub(crate) given: BTreeSet<FencingToken>,
     /// The last token of each task.
     last: BTreeMap<(RunNumber, TaskIndex), FencingToken>,
+    /// The losses with which a task is quarantined; 0 for none.
+    pub(crate) quarantine_after: usize,
     /// Tokens whose result was accepted.
     pub(crate) accepted: BTreeSet<FencingToken>,
 }
@@ -33,6 +35,13 @@ pub(crate) struct Audit {
 type KeyName = (Arc<str>, Arc<str>);
 
 impl Audit {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            quarantine_after: config.quarantine_after as usize,
+            ..Self::default()
+        }
+    }
+
     /// A worker is given an attempt, with the run as its store and as its engine know it.
     pub(crate) fn started(
         &mut self,
@@ -102,6 +111,7 @@ impl Audit {
             state
                 .check(record)
                 .expect("the engine writes what it can read");
+            self.check_losses(&state, &record.fact);
             match record.fact {
                 Fact::Succeeded { task, attempt, .. } => {
                     let was = state.task(task);
@@ -140,6 +150,20 @@ impl Audit {
             }
         }
         state
+    }
+
+    /// A task is quarantined with the loss that is one too many, and neither before nor after.
+    fn check_losses(&self, state: &RunState, fact: &Fact) {
+        let Fact::Failed { task, failure, .. } = fact else {
+            return;
+        };
+        let limit = self.quarantine_after;
+        let losses = state.task(*task).losses.len() + 1;
+        if failure.code == Code::Quarantined {
+            assert_eq!(losses, limit, "a task is quarantined too early");
+        } else if failure.code.is_crash() {
+            assert!(limit == 0 || losses < limit, "a task is lost too often");
+        }
     }
 
     fn check_attempt(&self, state: &RunState, task: TaskIndex, attempt: u32) {

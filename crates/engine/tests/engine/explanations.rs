@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use levelflow_common::{Code, Failure, RunId};
 use levelflow_engine::Config;
+use levelflow_engine::event::Intake;
 use serde_json::json;
 
 use crate::definitions::{define, flow, task};
@@ -71,6 +72,43 @@ fn it_waits_for_a_worker_with_its_database() {
     shell.join(1).unwrap();
     shell.flush();
     assert_eq!(shell.running(), ["b", "a"]);
+}
+
+#[test]
+fn it_waits_for_a_worker_with_memory() {
+    let mut shell = Shell::with_worker(1);
+    let low = task("a", &[], json!({ "priority": "low" }));
+    let run = shell.run(&flow([task("b", &[], json!({})), low]));
+    let all = "all 1 workers for queue `default` that runs `transform` tasks are short of memory, and take";
+    let busy = why(&shell, run, "a", None).remove(0);
+    assert_eq!(busy.0, "workers_busy");
+    for (intake, task, what) in [
+        (Intake::NoLow, "a", "no tasks of low priority"),
+        (Intake::Nothing, "a", "no tasks of low priority"),
+        (Intake::Nothing, "b", "nothing"),
+    ] {
+        shell.workers[0].intake = intake;
+        shell.heartbeat(0);
+        if task == "b" {
+            let (worker, token) = shell.attempts()[0];
+            shell.refuse(worker, token);
+            shell.settle();
+        }
+        let text = format!("{all} {what} until they hold less");
+        let reasons = why(&shell, run, task, None);
+        assert_eq!(reasons[0], ("memory_pressure", text));
+    }
+    shell.workers[0].intake = Intake::NoLow;
+    shell.heartbeat(0);
+    shell.settle();
+    assert_eq!(shell.running(), ["b"]);
+    shell.succeed("b");
+    shell.pass(Duration::from_secs(3600));
+    assert_eq!(shell.running(), [""; 0], "age does not help it");
+    shell.workers[0].intake = Intake::All;
+    shell.heartbeat(0);
+    shell.settle();
+    assert_eq!(shell.running(), ["a"]);
 }
 
 #[test]

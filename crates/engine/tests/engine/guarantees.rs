@@ -7,7 +7,7 @@ use bytes::Bytes;
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::Durability;
 use levelflow_common::{Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
-use levelflow_engine::event::SessionId;
+use levelflow_engine::event::{Intake, SessionId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{BreakerPolicy, Config, Definition, Event, Rejection};
 use proptest::collection::vec;
@@ -42,7 +42,7 @@ enum Step {
     Repeat(Index),
     Stale(Index, u8),
     Refuse(Index),
-    Heartbeat(u8),
+    Heartbeat(u8, Intake),
     Leave(u8),
     Join(u8),
     Restart(u8),
@@ -61,6 +61,7 @@ enum End {
     Retryable,
     Permanent,
     Cancelled,
+    Crash,
 }
 
 /// What an attempt tells of upstreams.
@@ -91,6 +92,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(End::Retryable),
         1 => Just(End::Permanent),
         1 => Just(End::Cancelled),
+        1 => Just(End::Crash),
+    ];
+    let intake = prop_oneof![
+        3 => Just(Intake::All),
+        2 => Just(Intake::NoLow),
+        1 => Just(Intake::Nothing),
     ];
     let submit = (
         any::<Index>(),
@@ -125,7 +132,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<Index>().prop_map(Step::Repeat),
         1 => (any::<Index>(), worker.clone()).prop_map(|(which, worker)| Step::Stale(which, worker)),
         1 => any::<Index>().prop_map(Step::Refuse),
-        3 => worker.clone().prop_map(Step::Heartbeat),
+        3 => (worker.clone(), intake)
+            .prop_map(|(worker, intake)| Step::Heartbeat(worker, intake)),
         1 => worker.clone().prop_map(Step::Leave),
         6 => worker.clone().prop_map(Step::Join),
         1 => worker.clone().prop_map(Step::Restart),
@@ -408,6 +416,7 @@ impl World {
                         End::Success => Ok(Bytes::from_static(b"1")),
                         End::Retryable => Err(Failure::retryable(Code::HandlerFailed, "again")),
                         End::Permanent => Err(Failure::permanent(Code::HandlerFailed, "no")),
+                        End::Crash => Err(Failure::retryable(Code::HandlerCrashed, "killed")),
                         End::Cancelled => Err(Failure::retryable(Code::Cancelled, "drained")),
                     };
                     match call {
@@ -452,7 +461,10 @@ impl World {
                     shell.refuse(worker, token);
                 }
             }
-            Step::Heartbeat(worker) => shell.heartbeat(worker as usize),
+            Step::Heartbeat(worker, intake) => {
+                shell.workers[worker as usize].intake = intake;
+                shell.heartbeat(worker as usize);
+            }
             Step::Leave(worker) => shell.leave(worker as usize),
             Step::Join(worker) => shell.join(worker as usize).unwrap(),
             Step::Restart(worker) => shell.restart(worker as usize),
@@ -496,6 +508,7 @@ impl World {
     /// No more faults: every run ends in bounded time.
     fn heal(&mut self) {
         for worker in 0..WORKERS {
+            self.shell.workers[worker].intake = Intake::All;
             self.shell.join(worker).unwrap();
         }
         // The longest waits are a lease that has to end, and three attempts with their backoff.

@@ -9,7 +9,7 @@ use levelflow_common::{
     AttemptResult, Code, FencingToken, Priority, RunId, RunStatus, TaskStatus, Timestamp,
     UpstreamCall, UpstreamReport, WorkflowDigest,
 };
-use levelflow_engine::command::{Answer, Prepare, RenderOutputs};
+use levelflow_engine::command::{Answer, Prepare, Quarantined, RenderOutputs};
 use levelflow_engine::event::{ReplyId, SessionId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{
@@ -40,6 +40,7 @@ pub(crate) struct Shell {
     pub(crate) breakers: BTreeMap<Arc<str>, BreakerState>,
     /// The workers that were said to be lost, and with how many attempts.
     pub(crate) lost: Vec<(Arc<str>, usize)>,
+    pub(crate) quarantined: Vec<Quarantined>,
     /// What the next heartbeat tells of upstreams.
     pub(crate) answered: Vec<(FencingToken, UpstreamCall)>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
@@ -60,12 +61,11 @@ impl Shell {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             engine: Engine::new(config.clone(), RunNumber(1)),
-            config,
             now: Timestamp::from_micros(1_000_000_000),
             workers: Vec::new(),
             prepares: Vec::new(),
             renders: Vec::new(),
-            audit: Audit::default(),
+            audit: Audit::new(&config),
             store: Folds::new(),
             journals: BTreeMap::new(),
             told: Folds::new(),
@@ -73,6 +73,7 @@ impl Shell {
             answers: BTreeMap::new(),
             breakers: BTreeMap::new(),
             lost: Vec::new(),
+            quarantined: Vec::new(),
             answered: Vec::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -81,6 +82,7 @@ impl Shell {
             durable: BatchNumber(0),
             effects: Vec::new(),
             last_id: 0,
+            config,
         }
     }
 
@@ -335,6 +337,7 @@ impl Shell {
             Command::WorkerLost {
                 worker, attempts, ..
             } => self.lost.push((worker.0, attempts)),
+            Command::Quarantined(quarantined) => self.quarantined.push(*quarantined),
             Command::Ended(ended) => {
                 let fold = &self.store[&ended.number];
                 assert_eq!(fold.status, ended.status, "told before it is durable");
@@ -559,6 +562,7 @@ impl Shell {
                 running,
                 progressed,
                 calls: std::mem::take(&mut self.answered),
+                intake: holder.intake,
             };
             self.event(event).unwrap();
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use levelflow_common::{AttemptResult, FencingToken, TaskKind, UpstreamReport, WorkerId};
 use levelflow_engine::command::Attempt;
-use levelflow_engine::event::{Hello, SessionId};
+use levelflow_engine::event::{Hello, Intake, SessionId};
 
 pub(crate) struct FakeWorker {
     pub(crate) name: Arc<str>,
@@ -17,6 +17,8 @@ pub(crate) struct FakeWorker {
     pub(crate) session: Option<SessionId>,
     /// Credits granted in this session and not used.
     pub(crate) credits: u32,
+    /// What the next heartbeat says that it takes.
+    pub(crate) intake: Intake,
     pub(crate) held: BTreeMap<FencingToken, Held>,
 }
 
@@ -40,6 +42,7 @@ impl FakeWorker {
             connections: BTreeSet::new(),
             session: None,
             credits: 0,
+            intake: Intake::All,
             held: BTreeMap::new(),
         }
     }
