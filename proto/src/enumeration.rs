@@ -1,6 +1,7 @@
 //! Enumerations of the vocabulary as the numbers that stand for them on the wire.
 
 use levelflow_common::alert::MemoryAlertCause;
+use levelflow_common::overview::{MemoryLevel, WorkerStatus};
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::{Dispatch, Durability, OnFull};
 use levelflow_common::{Priority, RunStatus, TaskKind, TaskStatus};
@@ -86,6 +87,16 @@ enumeration!(MemoryAlertCause {
     Leak,
     Restart
 });
+enumeration!(WorkerStatus {
+    Active,
+    Draining,
+    Lost
+});
+enumeration!(MemoryLevel {
+    Normal,
+    Warning,
+    Critical
+});
 enumeration!(TaskStatus {
     Pending,
     Ready,
@@ -128,6 +139,8 @@ mod tests {
         reads_back(&TaskStatus::ALL);
         reads_back(&BreakerStatus::ALL);
         reads_back(&MemoryAlertCause::ALL);
+        reads_back(&WorkerStatus::ALL);
+        reads_back(&MemoryLevel::ALL);
         reads_back(&[Durability::Strict, Durability::Relaxed]);
         reads_back(&[Dispatch::Ready, Dispatch::Level]);
     }

@@ -13,6 +13,7 @@ mod event;
 mod failure;
 pub mod invalid;
 pub mod json;
+mod overview;
 mod run;
 mod secret;
 pub mod status;

@@ -11,7 +11,7 @@ use levelflow_runtime::config::FILE_VARIABLE;
 use crate::client::Submission;
 use crate::command::{
     breakers, cancel, completions, coordinator, dev, get, list, plan, resume, run, schema, submit,
-    validate, watch, why, worker,
+    top, validate, watch, why, worker, workers,
 };
 use crate::settings::Flags;
 
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Plan(plan::Arguments),
     Why(why::Arguments),
     Breakers(breakers::Arguments),
+    Workers(workers::Arguments),
+    Top(top::Arguments),
     Validate(validate::Arguments),
     Schema(schema::Arguments),
     Completions(completions::Arguments),

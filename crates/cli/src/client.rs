@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use levelflow_common::event::RunUpdate;
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
+use levelflow_common::overview::{AlertView, Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
@@ -284,8 +285,48 @@ impl Client {
     }
 }
 
-/// Breakers of the coordinator.
+/// The coordinator, its workers and its breakers.
 impl Client {
+    pub(crate) async fn overview(&self) -> Result<Overview, ApiError> {
+        let response = self
+            .service
+            .clone()
+            .get_overview(v1::GetOverviewRequest {})
+            .await
+            .map_err(|status| from_status(&status))?;
+        Ok(response.into_inner().into())
+    }
+
+    /// The newest alerts, the oldest of them first.
+    pub(crate) async fn alerts(&self, limit: u32) -> Result<Vec<AlertView>, ApiError> {
+        let request = v1::ListAlertsRequest {
+            after_number: 0,
+            limit,
+        };
+        let response = self
+            .service
+            .clone()
+            .list_alerts(request)
+            .await
+            .map_err(|status| from_status(&status))?;
+        let alerts = response.into_inner().alerts.into_iter();
+        Ok(alerts.map(Into::into).collect())
+    }
+
+    pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, ApiError> {
+        let response = self
+            .service
+            .clone()
+            .list_workers(v1::ListWorkersRequest {})
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        let workers = response.workers.into_iter().map(WorkerView::try_from);
+        workers
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&error))
+    }
+
     pub(crate) async fn breakers(&self) -> Result<Vec<BreakerView>, ApiError> {
         let response = self
             .service

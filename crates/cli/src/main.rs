@@ -13,6 +13,7 @@ mod progress;
 mod render;
 #[cfg(test)]
 mod sample;
+mod screen;
 mod settings;
 mod source;
 mod terminal;

@@ -1,12 +1,20 @@
-//! Runs for tests of what is shown.
+//! Runs and workers for tests of what is shown.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::view::{RunSummary, RunView, TaskCounts, TaskView};
-use levelflow_common::{
-    Code, Failure, Priority, RunStatus, TaskKind, TaskStatus, Timestamp, WorkflowDigest,
+use levelflow_common::overview::{
+    AlertView, EndedTasks, HeartbeatView, MemoryLevel, Overview, PoolView, QueueView, SessionView,
+    WorkerStatus, WorkerView,
 };
+use levelflow_common::view::{
+    BreakerStatus, BreakerView, RunSummary, RunView, TaskCounts, TaskView,
+};
+use levelflow_common::{
+    Code, Failure, Priority, RunStatus, TaskKind, TaskStatus, Timestamp, WorkerId, WorkflowDigest,
+};
+
+use crate::render::top::Snapshot;
 
 const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
@@ -132,4 +140,124 @@ pub(crate) fn failed_run() -> RunView {
         ..task("report", 2)
     };
     run
+}
+
+/// A worker with more attempts than slots.
+pub(crate) fn busy_worker() -> WorkerView {
+    let pool = |name: &str, size| PoolView {
+        name: name.to_owned(),
+        size,
+        busy: 0,
+        idle: 0,
+        waiting: 0,
+        opened: 0,
+        used: 0,
+        waited_us: 0,
+    };
+    let heartbeat = HeartbeatView {
+        at: after(59_000),
+        resident_bytes: Some(512 << 20),
+        memory_level: Some(MemoryLevel::Warning),
+        growth_per_second: 5 << 19,
+        pools: vec![
+            PoolView {
+                busy: 2,
+                waiting: 7,
+                opened: 2,
+                ..pool("cpu", 2)
+            },
+            PoolView {
+                busy: 12,
+                idle: 3,
+                opened: 15,
+                used: 1_200,
+                waited_us: 600_000,
+                ..pool("http", 100)
+            },
+        ],
+    };
+    WorkerView {
+        worker: WorkerId("w-1".into()),
+        status: WorkerStatus::Active,
+        slots: 16,
+        attempts: 20,
+        credits: 0,
+        queues: ["default".to_owned(), "gpu".to_owned()].into(),
+        labels: [("zone".to_owned(), "eu".to_owned())].into(),
+        kinds: [TaskKind::Http].into(),
+        handlers: [].into(),
+        connections: [].into(),
+        session: Some(SessionView {
+            version: "0.1.0".to_owned(),
+            connected_at: after(0),
+            heartbeat: Some(heartbeat),
+        }),
+    }
+}
+
+/// A worker whose stream is gone.
+pub(crate) fn lost_worker() -> WorkerView {
+    WorkerView {
+        worker: WorkerId("w-2".into()),
+        status: WorkerStatus::Lost,
+        slots: 4,
+        attempts: 1,
+        queues: ["default".to_owned()].into(),
+        labels: [].into(),
+        session: None,
+        ..busy_worker()
+    }
+}
+
+/// The two workers, two queues and two breakers of a coordinator.
+pub(crate) fn snapshot() -> Snapshot {
+    let queue = |name: &str, ready, parked| QueueView {
+        name: name.into(),
+        ready,
+        parked,
+    };
+    let closed = BreakerView {
+        upstream: "http:a:80".into(),
+        status: BreakerStatus::Closed,
+        failures: 0,
+        probes_at: None,
+        limit: None,
+        running: 12,
+        waiting: 0,
+    };
+    let open = BreakerView {
+        upstream: "http:b:80".into(),
+        status: BreakerStatus::Open,
+        failures: 5,
+        probes_at: Some(after(120_000)),
+        limit: Some(0),
+        running: 0,
+        waiting: 5,
+    };
+    let alert = |number, text: &str| AlertView {
+        number,
+        at: after(57_000 + 1_000 * number),
+        kind: "worker_lost".to_owned(),
+        is_all_clear: number == 1,
+        text: text.to_owned(),
+        subject: Bytes::from_static(b"{}"),
+    };
+    Snapshot {
+        overview: Overview {
+            coordinator_id: "c-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            at: after(60_000),
+            started_at: after(0),
+            open_runs: 2,
+            attempts: 21,
+            ended: EndedTasks {
+                succeeded: 1_000,
+                failed: 1,
+            },
+            queues: vec![queue("default", 10, 5), queue("gpu", 20, 0)],
+        },
+        workers: vec![busy_worker(), lost_worker()],
+        breakers: vec![closed, open],
+        alerts: vec![alert(1, "it is well"), alert(2, "worker `w-2` was lost")],
+    }
 }

@@ -11,7 +11,9 @@ pub(crate) struct Terminal {
     pub(crate) out: Styling,
     /// How to style what goes to standard error.
     pub(crate) err: Styling,
-    /// Whether standard error is a terminal on which lines can be drawn again.
+    /// Whether standard output is a terminal on which lines can be drawn again.
+    pub(crate) out_is_live: bool,
+    /// Whether standard error is one.
     pub(crate) err_is_live: bool,
 }
 
@@ -27,10 +29,12 @@ impl Terminal {
                 Styling::Plain
             }
         };
+        let out_is_terminal = std::io::stdout().is_terminal();
         let err_is_terminal = std::io::stderr().is_terminal();
         Self {
-            out: styling(std::io::stdout().is_terminal()),
+            out: styling(out_is_terminal),
             err: styling(err_is_terminal),
+            out_is_live: out_is_terminal && !dumb,
             err_is_live: err_is_terminal && !dumb,
         }
     }

@@ -180,7 +180,7 @@ impl fmt::Display for AlertSubject {
             ),
             Self::BreakerOpened { upstream, open_for } => write!(
                 f,
-                "the breaker of upstream `{upstream}` opened for {:?}",
+                "the breaker of upstream `{upstream}` opened for {:.0?}",
                 open_for.0
             ),
             Self::BreakerClosed { upstream } => {

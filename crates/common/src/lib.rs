@@ -13,6 +13,7 @@ pub mod id;
 pub mod inputs;
 pub mod limits;
 pub mod outcome;
+pub mod overview;
 pub mod retry;
 pub mod schema;
 pub mod secret;

@@ -42,6 +42,10 @@ pub const MAX_ERROR_BYTES: usize = 8 * 1024;
 pub const MAX_FOR_EACH_ITEMS: usize = 10_000;
 /// Labels of a run, task or worker.
 pub const MAX_LABELS: usize = 64;
+/// Pools of a worker that are shown.
+pub const MAX_POOLS: usize = 256;
+/// Queues that an overview lists.
+pub const MAX_QUEUES_LISTED: usize = 1000;
 /// Bytes of an idempotency key.
 pub const MAX_KEY_BYTES: usize = 256;
 /// Bytes of the key of a concurrency or rate limit.

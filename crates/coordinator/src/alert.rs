@@ -68,6 +68,13 @@ impl Alerts {
         self.kept.push_back(alert);
     }
 
+    /// The newest alerts with a number above `after`, the oldest of them first.
+    pub(crate) fn newest(&self, after: u64, most: usize) -> Vec<Alert> {
+        let missed = self.kept.iter().filter(|alert| alert.number > after);
+        let skipped = missed.clone().count().saturating_sub(most);
+        missed.skip(skipped).cloned().collect()
+    }
+
     /// The alerts with a number above `after`, and those that come, without a gap between them.
     pub(crate) fn feed(&self, after: u64) -> AlertFeed {
         let missed = self.kept.iter().filter(|alert| alert.number > after);
@@ -175,6 +182,11 @@ mod tests {
         let last = KEPT as u64 + 5;
         let all = alerts.feed(0).kept;
         assert_eq!((all.len(), all[0].number), (KEPT, 6));
+        let newest = alerts.newest(last - 4, 2);
+        let numbers: Vec<_> = newest.iter().map(|alert| alert.number).collect();
+        assert_eq!(numbers, [last - 1, last]);
+        assert_eq!(alerts.newest(last - 1, 2), newest[1..]);
+        assert_eq!(alerts.newest(last, 2), []);
         let mut feed = alerts.feed(last - 2);
         let numbers: Vec<_> = feed.kept.iter().map(|alert| alert.number).collect();
         assert_eq!(numbers, [last - 1, last]);

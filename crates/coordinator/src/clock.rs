@@ -25,6 +25,11 @@ impl Clock {
         }
     }
 
+    /// When the process started.
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.started_at.saturating_add(self.started.elapsed())
     }

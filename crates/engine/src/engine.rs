@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
+use levelflow_common::overview::EndedTasks;
+use levelflow_common::{RunId, RunStatus, TaskStatus, Timestamp, WorkflowDigest};
 use slab::Slab;
 
 use crate::command::{BatchNumber, Command, Effect};
@@ -47,6 +48,7 @@ pub struct Engine {
     pub(crate) next_run: RunNumber,
     pub(crate) open_runs: usize,
     pub(crate) stale_results: u64,
+    pub(crate) ended_tasks: EndedTasks,
     next_ticket: u64,
     gathering: BatchNumber,
     entries: Vec<Entry>,
@@ -111,6 +113,7 @@ impl Engine {
             next_run,
             open_runs: 0,
             stale_results: 0,
+            ended_tasks: EndedTasks::default(),
             next_ticket: 0,
             gathering: BatchNumber(1),
             entries: Vec::new(),
@@ -293,6 +296,11 @@ impl Engine {
             match change {
                 Change::Ready(_) => {}
                 Change::Ended(task) => {
+                    match self.run(key).state.task(task).status {
+                        TaskStatus::Succeeded => self.ended_tasks.succeeded += 1,
+                        TaskStatus::Failed => self.ended_tasks.failed += 1,
+                        _ => {}
+                    }
                     self.release(key, task);
                     if !self.run(key).lists.is_empty() {
                         self.run_mut(key).lists.remove(&task);

@@ -25,6 +25,7 @@ pub mod limit;
 mod live;
 mod measured;
 mod outcome;
+mod overview;
 pub mod plan;
 mod quarantine;
 mod ready;

@@ -116,7 +116,8 @@ impl<'a> Session<'a> {
         let mut session = Self {
             held,
             refused: Vec::new(),
-            heartbeat_is_due: false,
+            // So that the worker is known from the start.
+            heartbeat_is_due: true,
             alerts: Vec::new(),
             draining: false,
             draining_is_told: false,

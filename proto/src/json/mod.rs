@@ -2,10 +2,13 @@
 //!
 //! The forms borrow from the views that they show. Their schemas are those of the OpenAPI document.
 
+mod alert;
 mod breaker;
 mod chunk;
 mod event;
+mod overview;
 mod run;
+mod worker;
 
 use std::borrow::Cow;
 
@@ -14,10 +17,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub use alert::Alert;
 pub use breaker::{Breaker, BreakerList};
 pub use chunk::Chunk;
 pub use event::Event;
+pub use overview::Overview;
 pub use run::{Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs};
+pub use worker::{Worker, WorkerHeartbeat, WorkerList, WorkerSession};
 
 /// A point in time in RFC 3339, in UTC, to the millisecond.
 pub fn timestamp(time: Timestamp) -> String {

@@ -12,10 +12,12 @@ pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod submit;
+pub(crate) mod top;
 pub(crate) mod validate;
 pub(crate) mod watch;
 pub(crate) mod why;
 pub(crate) mod worker;
+pub(crate) mod workers;
 
 use crate::arguments::Command;
 use crate::context::Context;
@@ -39,6 +41,8 @@ impl Command {
             Self::Resume(arguments) => arguments.connection.flags(flags),
             Self::Why(arguments) => arguments.connection.flags(flags),
             Self::Breakers(arguments) => arguments.connection.flags(flags),
+            Self::Workers(arguments) => arguments.connection.flags(flags),
+            Self::Top(arguments) => arguments.connection.flags(flags),
             Self::Plan(_) | Self::Validate(_) | Self::Schema(_) | Self::Completions(_) => {}
         }
     }
@@ -68,6 +72,8 @@ impl Command {
             Self::Plan(arguments) => plan::execute(&arguments, context),
             Self::Why(arguments) => why::execute(arguments, context).await,
             Self::Breakers(arguments) => breakers::execute(arguments, context).await,
+            Self::Workers(_) => workers::execute(context).await,
+            Self::Top(arguments) => top::execute(&arguments, context).await,
             Self::Validate(arguments) => validate::execute(&arguments, context),
             Self::Schema(_) => schema::execute(context),
             Self::Completions(arguments) => completions::execute(&arguments, context),

@@ -1,5 +1,6 @@
 //! What people and programs get to see, made from view models.
 
+pub(crate) mod breaker;
 pub(crate) mod diagnostic;
 pub(crate) mod live;
 pub(crate) mod plan;
@@ -7,6 +8,8 @@ pub(crate) mod run;
 pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod time;
+pub(crate) mod top;
+pub(crate) mod worker;
 
 /// A number with its noun.
 pub(crate) fn counted(count: usize, noun: &str) -> String {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_common::alert::Alert;
 use levelflow_common::event::RunEvent;
+use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
 use levelflow_engine::event::{Hello, SessionId};
@@ -62,6 +64,18 @@ pub(crate) enum Message {
         after: u64,
         reply: oneshot::Sender<AlertFeed>,
     },
+    /// A client asks for so many alerts after the one with this number, the newest.
+    NewestAlerts {
+        after: u64,
+        most: usize,
+        reply: oneshot::Sender<Vec<Alert>>,
+    },
+    /// A client lists workers.
+    Workers {
+        reply: oneshot::Sender<Vec<WorkerView>>,
+    },
+    /// A client asks how much is under way.
+    Overview { reply: oneshot::Sender<Overview> },
     /// A client watches a run; none if it is not open.
     Watch {
         run_id: RunId,
@@ -78,6 +92,8 @@ pub(crate) enum Message {
     Opened {
         session: SessionId,
         hello: Box<Hello>,
+        /// Of the worker's software.
+        version: String,
         frames: mpsc::UnboundedSender<SessionFrame>,
     },
     /// A worker sent a frame.

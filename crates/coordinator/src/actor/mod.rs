@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use levelflow_common::alert::AlertSubject;
 use levelflow_common::event::{RunEvent, TaskRef};
-use levelflow_common::limits::MAX_UPSTREAMS_PER_ATTEMPT;
+use levelflow_common::limits::{MAX_QUEUES_LISTED, MAX_UPSTREAMS_PER_ATTEMPT};
+use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::upstream::is_name;
 use levelflow_common::{
     Code, Failure, FencingToken, HumanDuration, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
@@ -285,6 +286,11 @@ impl Actor {
                 let _ = reply.send(self.engine.reset_breaker(now, &upstream));
             }
             Message::Alerts { after, reply } => drop(reply.send(self.alerts.feed(after))),
+            Message::NewestAlerts { after, most, reply } => {
+                let _ = reply.send(self.alerts.newest(after, most));
+            }
+            Message::Workers { reply } => drop(reply.send(self.workers())),
+            Message::Overview { reply } => drop(reply.send(self.overview(now))),
             Message::Watch { run_id, reply } => {
                 let number = self.engine.number(run_id);
                 let _ = reply.send(number.map(|number| self.watchers.watch(number)));
@@ -298,8 +304,12 @@ impl Actor {
             Message::Opened {
                 session,
                 hello,
+                version,
                 frames,
-            } => self.opened(now, session, hello, frames),
+            } => {
+                self.sessions.open(now, session, version, frames);
+                self.opened(now, session, hello);
+            }
             Message::Frame { session, frame } => self.frame(now, session, *frame),
             Message::Closed { session } => {
                 self.sessions.close(session, None);
@@ -336,9 +346,7 @@ impl Actor {
         now: Timestamp,
         session: SessionId,
         hello: Box<levelflow_engine::event::Hello>,
-        frames: mpsc::UnboundedSender<SessionFrame>,
     ) {
-        self.sessions.open(session, frames);
         let worker = hello.worker.clone();
         match self.engine.handle(now, Event::Joined { session, hello }) {
             Ok(()) => tracing::info!(worker = %worker, "worker joined"),
@@ -385,7 +393,8 @@ impl Actor {
             let credits = frame.credits;
             self.handle(now, Event::Granted { session, credits });
         }
-        if let Some(heartbeat) = frame.heartbeat {
+        if let Some(mut heartbeat) = frame.heartbeat {
+            self.sessions.heartbeat(now, session, &mut heartbeat);
             let tokens = |tokens: Vec<u64>| tokens.into_iter().map(FencingToken).collect();
             let intake = intake(&heartbeat);
             let event = Event::Heartbeat {
@@ -410,6 +419,28 @@ impl Actor {
             if let Some(subject) = alert::memory_alert(worker.clone(), told) {
                 self.alerts.raise(now, subject);
             }
+        }
+    }
+
+    fn workers(&self) -> Vec<WorkerView> {
+        let mut workers = self.engine.workers();
+        for (session, worker) in &mut workers {
+            worker.session = session.and_then(|session| self.sessions.view(session));
+        }
+        workers.into_iter().map(|(_, worker)| worker).collect()
+    }
+
+    fn overview(&self, now: Timestamp) -> Overview {
+        let load = self.engine.load();
+        Overview {
+            coordinator_id: self.coordinator_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: now,
+            started_at: self.clock.started_at(),
+            open_runs: load.open_runs as u64,
+            attempts: load.leases as u64,
+            ended: self.engine.ended_tasks(),
+            queues: self.engine.queues(MAX_QUEUES_LISTED),
         }
     }
 

@@ -1,9 +1,11 @@
-//! The frames that go to workers.
+//! The sessions of workers: the frames that go to them, and what they last told of themselves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use levelflow_common::FencingToken;
+use levelflow_common::limits::{MAX_NAME_BYTES, MAX_POOLS};
+use levelflow_common::overview::{HeartbeatView, MemoryLevel, SessionView};
+use levelflow_common::{FencingToken, Timestamp};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::event::SessionId;
 use levelflow_proto::{Enumeration as _, PROTOCOL_VERSION, v1};
@@ -26,19 +28,61 @@ struct Session {
     frames: mpsc::UnboundedSender<SessionFrame>,
     frame: v1::CoordinatorFrame,
     is_dirty: bool,
+    view: SessionView,
 }
 
 impl Sessions {
-    pub(crate) fn open(&mut self, session: SessionId, frames: mpsc::UnboundedSender<SessionFrame>) {
-        let frame = v1::CoordinatorFrame::default();
+    pub(crate) fn open(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        version: String,
+        frames: mpsc::UnboundedSender<SessionFrame>,
+    ) {
         self.open.insert(
             session,
             Session {
                 frames,
-                frame,
+                frame: v1::CoordinatorFrame::default(),
                 is_dirty: false,
+                view: SessionView {
+                    version,
+                    connected_at: now,
+                    heartbeat: None,
+                },
             },
         );
+    }
+
+    /// Keeps what a worker tells of itself, within bounds.
+    pub(crate) fn heartbeat(
+        &mut self,
+        now: Timestamp,
+        session: SessionId,
+        heartbeat: &mut v1::Heartbeat,
+    ) {
+        let Some(session) = self.open.get_mut(&session) else {
+            return;
+        };
+        let pools = std::mem::take(&mut heartbeat.pools).into_iter();
+        session.view.heartbeat = Some(HeartbeatView {
+            at: now,
+            resident_bytes: (heartbeat.resident_bytes > 0).then_some(heartbeat.resident_bytes),
+            // A newer worker may tell a level that is not known here.
+            memory_level: MemoryLevel::optional("memory_level", heartbeat.memory_level)
+                .unwrap_or_default(),
+            growth_per_second: heartbeat.growth_per_second,
+            pools: pools
+                .filter(|pool| pool.name.len() <= MAX_NAME_BYTES)
+                .take(MAX_POOLS)
+                .map(Into::into)
+                .collect(),
+        });
+    }
+
+    /// What is known of a session.
+    pub(crate) fn view(&self, session: SessionId) -> Option<SessionView> {
+        self.open.get(&session).map(|session| session.view.clone())
     }
 
     pub(crate) fn close(&mut self, session: SessionId, why: Option<Refused>) {

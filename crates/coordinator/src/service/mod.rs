@@ -6,6 +6,7 @@ mod chunks;
 mod control;
 mod follow;
 mod listing;
+mod overview;
 mod plan;
 mod session;
 mod source;

@@ -58,12 +58,14 @@ async fn read(
         Ok(Some(frame)) => frame,
         Ok(None) | Err(_) => return Ok(()),
     };
+    let version = first.hello.as_ref().map(|hello| hello.version.clone());
     let hello = hello(first.hello)?;
     let (frames, from_actor) = mpsc::unbounded_channel();
     backend
         .send(Message::Opened {
             session,
             hello: Box::new(hello),
+            version: version.unwrap_or_default(),
             frames,
         })
         .await?;

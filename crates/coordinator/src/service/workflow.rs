@@ -158,4 +158,32 @@ impl WorkflowService for Workflows {
             breaker: Some(breaker.into()),
         }))
     }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let workers = self.0.workers().await?;
+        Ok(Response::new(v1::ListWorkersResponse {
+            workers: workers.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn get_overview(
+        &self,
+        _: Request<v1::GetOverviewRequest>,
+    ) -> Result<Response<v1::GetOverviewResponse>, Status> {
+        Ok(Response::new(self.0.overview().await?.into()))
+    }
+
+    async fn list_alerts(
+        &self,
+        request: Request<v1::ListAlertsRequest>,
+    ) -> Result<Response<v1::ListAlertsResponse>, Status> {
+        let request = request.into_inner();
+        let alerts = self.0.alerts(request.after_number, request.limit).await?;
+        Ok(Response::new(v1::ListAlertsResponse {
+            alerts: alerts.into_iter().map(Into::into).collect(),
+        }))
+    }
 }

@@ -13,6 +13,7 @@ mod limits;
 mod lists;
 mod losses;
 mod order;
+mod overview;
 mod preparer;
 mod progress;
 mod quarantine;
