@@ -24,6 +24,10 @@ const LAYERS: &[Layer] = &[
         may_use: &["levelflow-common"],
     },
     Layer {
+        name: "levelflow-cache",
+        may_use: &["levelflow-common", "levelflow-runtime"],
+    },
+    Layer {
         name: "levelflow-engine",
         may_use: &["levelflow-common"],
     },
@@ -33,11 +37,17 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "levelflow-worker",
-        may_use: &["levelflow-common", "levelflow-proto", "levelflow-runtime"],
+        may_use: &[
+            "levelflow-cache",
+            "levelflow-common",
+            "levelflow-proto",
+            "levelflow-runtime",
+        ],
     },
     Layer {
         name: "levelflow-coordinator",
         may_use: &[
+            "levelflow-cache",
             "levelflow-common",
             "levelflow-engine",
             "levelflow-proto",
@@ -64,6 +74,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 const ALL_LIBRARIES: &[&str] = &[
+    "levelflow-cache",
     "levelflow-common",
     "levelflow-coordinator",
     "levelflow-engine",

@@ -102,6 +102,8 @@ codes! {
     StoreCorrupt = "store_corrupt", Internal;
     /// The store was written by a newer version.
     StoreTooNew = "store_too_new", Caller;
+    /// A tier of the result cache did not do what it was asked.
+    CacheUnavailable = "cache_unavailable", Unavailable;
     /// Another process uses the data directory.
     DataDirLocked = "data_dir_locked", Conflict;
     /// A configuration value is wrong.

@@ -1,7 +1,8 @@
 //! What every Levelflow process needs: configuration, telemetry, threads, shutdown,
-//! supervised tasks.
+//! supervised tasks, secret settings.
 
 pub mod config;
+pub mod secret;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;

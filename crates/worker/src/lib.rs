@@ -42,7 +42,6 @@ mod executor;
 mod handler_error;
 mod memory;
 mod pace;
-mod secret;
 mod secrets;
 mod session;
 mod shutdown;
@@ -51,6 +50,8 @@ mod spool;
 mod upstream;
 mod usage;
 mod worker;
+
+use levelflow_runtime::secret;
 
 pub use builder::WorkerBuilder;
 pub use config::{MAX_SLOTS, WorkerConfig};
@@ -61,9 +62,9 @@ pub use executor::{
     SqlConnection, SqlDatabases, SqlPoolStatistics, install_tls_provider,
 };
 pub use handler_error::HandlerError;
+pub use levelflow_runtime::secret::Secret;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use memory::MemoryConfig;
-pub use secret::Secret;
 pub use secrets::SecretsConfig;
 pub use tokio_util::sync::CancellationToken;
 pub use upstream::{BreakerOpen, OpenCall};

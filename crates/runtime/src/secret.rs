@@ -41,17 +41,20 @@ impl Serialize for Secret {
 }
 
 /// Where a secret is to be found: at most one of the three is given.
-pub(crate) struct Places<'a> {
+pub struct Places<'a> {
     /// The key of the configuration that holds it; those of the other two begin with it.
-    pub(crate) key: &'static str,
-    pub(crate) text: &'a Option<Secret>,
-    pub(crate) variable: &'a Option<String>,
-    pub(crate) file: &'a Option<PathBuf>,
+    pub key: &'static str,
+    /// The secret itself.
+    pub text: &'a Option<Secret>,
+    /// The environment variable that holds it.
+    pub variable: &'a Option<String>,
+    /// The file that holds it.
+    pub file: &'a Option<PathBuf>,
 }
 
 impl Places<'_> {
     /// How many of the three are given.
-    pub(crate) fn given(&self) -> usize {
+    pub fn given(&self) -> usize {
         [
             self.text.is_some(),
             self.variable.is_some(),
@@ -63,7 +66,10 @@ impl Places<'_> {
     }
 
     /// Reads the secret. The error is what is wrong with the key that is named first.
-    pub(crate) fn read(&self) -> Result<Option<Secret>, (String, String)> {
+    ///
+    /// # Errors
+    /// When the variable is not set, or the file cannot be read.
+    pub fn read(&self) -> Result<Option<Secret>, (String, String)> {
         if let Some(secret) = self.text {
             return Ok(Some(secret.clone()));
         }
