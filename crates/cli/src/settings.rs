@@ -51,6 +51,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) max_queue: usize,
     /// Runs that may be open before submits are refused.
     pub(crate) max_open_runs: usize,
+    /// Keys of rate limits that are known at once; a task with another one fails.
+    pub(crate) max_rate_keys: usize,
     /// How long identical submits that ask for it are taken for one.
     pub(crate) dedup_window: HumanDuration,
     /// How long runs are kept after their end; 0s for ever.
@@ -200,6 +202,7 @@ impl CoordinatorSettings {
             lease: self.lease.0,
             max_queue: self.max_queue,
             max_open_runs: self.max_open_runs,
+            max_rate_keys: self.max_rate_keys,
             dedup_window: self.dedup_window.0,
             retention: (!self.retention.0.is_zero()).then_some(self.retention.0),
             prepare_threads: self.prepare_threads,
@@ -217,6 +220,7 @@ impl Default for CoordinatorSettings {
             lease: HumanDuration(config.lease),
             max_queue: config.max_queue,
             max_open_runs: config.max_open_runs,
+            max_rate_keys: config.max_rate_keys,
             dedup_window: HumanDuration(config.dedup_window),
             retention: HumanDuration(config.retention.unwrap_or_default()),
             prepare_threads: config.prepare_threads,

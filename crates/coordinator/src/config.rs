@@ -26,6 +26,9 @@ pub struct CoordinatorConfig {
     pub max_queue: usize,
     /// Runs that may be open before submits are refused.
     pub max_open_runs: usize,
+    /// Keys of rate limits that are known at once: those of tasks that wait or run, and those whose tokens
+    /// have not all come back.
+    pub max_rate_keys: usize,
     /// How long identical submits that ask for it are taken for one.
     pub dedup_window: Duration,
     /// How long runs are kept after their end; forever if not given.
@@ -58,6 +61,7 @@ impl Default for CoordinatorConfig {
             lease: Duration::from_secs(15),
             max_queue: 10_000,
             max_open_runs: 100_000,
+            max_rate_keys: 100_000,
             dedup_window: limits::DEDUP_WINDOW,
             retention: Some(Duration::from_secs(30 * 24 * 3600)),
             prepare_threads: 0,
@@ -93,6 +97,9 @@ impl CoordinatorConfig {
         }
         if self.max_open_runs == 0 {
             return Some(("max_open_runs", "must be at least 1".to_owned()));
+        }
+        if self.max_rate_keys == 0 {
+            return Some(("max_rate_keys", "must be at least 1".to_owned()));
         }
         let breaker = &self.breaker;
         if breaker.open_for.is_zero() {

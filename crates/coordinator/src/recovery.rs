@@ -39,6 +39,7 @@ impl Recover {
             lease: self.config.lease,
             max_queue: self.config.max_queue,
             max_open_runs: self.config.max_open_runs,
+            max_rate_keys: self.config.max_rate_keys,
             dedup_window: self.config.dedup_window,
             quarantine_after: self.config.quarantine_after,
             breaker: self.config.breaker.clone(),

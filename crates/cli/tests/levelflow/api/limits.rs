@@ -145,3 +145,38 @@ async fn too_many_open_runs_are_refused() {
     client.ended(&first).await;
     client.start(&quick()).await;
 }
+
+#[tokio::test]
+async fn more_keys_of_rate_limits_than_are_known_at_once_fail() {
+    let home = Home::new();
+    let settings = [("LEVELFLOW_COORDINATOR__MAX_RATE_KEYS", "2")];
+    let (_server, client) = serve(&home, &settings).await;
+    let task = |key: &str| {
+        json!({
+            "id": key, "type": "transform", "with": { "value": 1 },
+            "rate_limit": { "key": key, "limit": 1, "per": "1h" },
+        })
+    };
+    let tasks = ["a", "b"].map(task);
+    let run_id = client
+        .start(&json!({ "name": "known", "tasks": tasks }))
+        .await;
+    assert_eq!(
+        client.ended(&run_id).await.summary.status,
+        RunStatus::Succeeded
+    );
+    // Their tokens come back within the hour.
+    let run_id = client
+        .start(&json!({ "name": "more", "tasks": [task("c")] }))
+        .await;
+    let run = client.ended(&run_id).await;
+    let failure = run.tasks[0].failure.as_ref().unwrap();
+    assert_eq!(failure.code, Code::RateKeysExhausted);
+
+    let mut command = home.command(&["list"]);
+    command.env("LEVELFLOW_COORDINATOR__MAX_RATE_KEYS", "0");
+    let refused = crate::harness::finish(command).await;
+    for part in ["setting `coordinator.max_rate_keys`", "must be at least 1"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+}
