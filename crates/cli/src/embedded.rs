@@ -61,6 +61,7 @@ impl Embedded {
             .config(config)
             .channel(self.coordinator.channel())
             .allow_process(true)
+            .guard_programs(true)
             .allow_http("127.0.0.0/8")
             .allow_http("::1")
             .drain_timeout(self.grace)

@@ -36,6 +36,9 @@ use crate::terminal::Terminal;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if levelflow_worker::serve_as_guard() {
+        return ExitCode::SUCCESS;
+    }
     let CommandLine { common, command } = CommandLine::parse();
     let terminal = Terminal::detect();
     let exit = start(&common, command, terminal)

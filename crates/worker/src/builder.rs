@@ -47,6 +47,7 @@ pub struct WorkerBuilder {
     config: WorkerConfig,
     channel: Option<Channel>,
     handlers: Vec<(String, Registered)>,
+    guard_programs: bool,
 }
 
 impl WorkerBuilder {
@@ -111,6 +112,15 @@ impl WorkerBuilder {
     #[must_use]
     pub fn allow_process(mut self, allow: bool) -> Self {
         self.config.allow_process = allow;
+        self
+    }
+
+    /// Whether programs of tasks are ended also when the worker is killed. A second process of this
+    /// program sees to that, so `main` has to call [`serve_as_guard`](crate::serve_as_guard) first: off
+    /// by default.
+    #[must_use]
+    pub fn guard_programs(mut self, guard: bool) -> Self {
+        self.guard_programs = guard;
         self
     }
 
@@ -325,6 +335,7 @@ impl WorkerBuilder {
             mut config,
             channel,
             handlers,
+            guard_programs,
         } = self;
         config.validate()?;
         if config.id.is_empty() {
@@ -338,7 +349,7 @@ impl WorkerBuilder {
             None => Target::at(&config.address)?,
         };
         let placed = Placed::of(handlers, &config)?;
-        let executors = Executors::new(placed.handlers, placed.pools, &config)?;
+        let executors = Executors::new(placed.handlers, placed.pools, &config, guard_programs)?;
         Ok(Worker::new(
             config,
             target,

@@ -59,7 +59,7 @@ pub use context::Context;
 pub use error::WorkerError;
 pub use executor::{
     BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, IsolationOptions,
-    SqlConnection, SqlDatabases, SqlPoolStatistics, install_tls_provider,
+    SqlConnection, SqlDatabases, SqlPoolStatistics, install_tls_provider, serve_as_guard,
 };
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::secret::Secret;

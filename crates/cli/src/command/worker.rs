@@ -59,7 +59,10 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
     }
     config.address = url(&config.address);
     let address = config.address.clone();
-    let worker = Worker::builder().config(config).build()?;
+    let worker = Worker::builder()
+        .config(config)
+        .guard_programs(true)
+        .build()?;
     if context.json {
         let answer = json!({
             "worker_id": worker.id(),

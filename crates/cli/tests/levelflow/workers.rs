@@ -150,8 +150,6 @@ async fn a_killed_worker_is_lost_until_its_leases_end() {
         (&json!("worker_lost"), &json!("w-1")),
         "{told}"
     );
-    // The programs of the killed worker go on until this.
-    std::fs::write(&gate, "").unwrap();
 }
 
 #[tokio::test]
@@ -241,4 +239,39 @@ async fn top_ends_when_it_is_interrupted() {
     assert!(status.success(), "{status}");
     assert!(terminal.text().contains("no worker is connected"));
     assert!(!terminal.text().contains('\x1b'), "{:?}", terminal.text());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_programs_of_a_killed_worker_end() {
+    let home = Home::new();
+    let (_coordinator, address) = coordinator(&home).await;
+    let killed = worker(&home, &address, "w-1", "4").await;
+    let client = Client::connect(&address).await;
+    let script = "sleep 300 & echo $$ $! > \"$1.new\" && mv \"$1.new\" \"$1\"; wait";
+    let pids = home.path("pids");
+    let command = json!(["sh", "-c", script, "sh", text(&pids)]);
+    client
+        .start(&json!({
+            "name": "left-behind",
+            "tasks": [
+                { "id": "ends", "type": "process", "with": { "command": ["true"] } },
+                {
+                    "id": "stays", "type": "process", "needs": ["ends"],
+                    "with": { "command": command },
+                },
+            ],
+        }))
+        .await;
+    eventually("the programs run", async || pids.exists()).await;
+    let pids = std::fs::read_to_string(&pids).unwrap();
+    // What is only waited for by nobody has ended, too.
+    let runs = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(pids.split_whitespace().all(runs), "{pids}");
+    killed.kill().await;
+    let ended = async || !pids.split_whitespace().any(runs);
+    eventually("the program and what it started have ended", ended).await;
 }

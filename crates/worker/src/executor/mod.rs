@@ -2,12 +2,14 @@
 
 pub(crate) mod batch;
 mod chat;
+mod guard;
 pub(crate) mod handler;
 mod http;
 pub(crate) mod isolated;
 pub(crate) mod output;
 mod process;
 mod process_group;
+mod program;
 mod sql;
 mod transform;
 
@@ -24,13 +26,14 @@ use crate::context::Context;
 use crate::error::WorkerError;
 use crate::pace::Pace;
 use crate::secrets::{self, SecretsConfig};
-use crate::usage::Usage;
 use chat::ChatExecutor;
 use handler::Handler;
 use http::HttpExecutor;
+use process::Programs;
 
 pub use batch::BatchOptions;
 pub use chat::ChatModel;
+pub use guard::serve_as_guard;
 pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
 pub use isolated::IsolationOptions;
 pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
@@ -41,8 +44,8 @@ pub(crate) struct Executors {
     http: HttpExecutor,
     sql: SqlDatabases,
     chat: ChatExecutor,
-    /// Programs that run; none if none may.
-    programs: Option<Arc<Usage>>,
+    /// None if no program may run.
+    programs: Option<Arc<Programs>>,
     handler_pools: Vec<PoolSource>,
     secrets: Arc<SecretsConfig>,
     paces: Paces,
@@ -72,6 +75,7 @@ impl Executors {
         handlers: BTreeMap<String, Box<dyn Handler>>,
         handler_pools: Vec<PoolSource>,
         config: &WorkerConfig,
+        guard_programs: bool,
     ) -> Result<Self, WorkerError> {
         let with_pace = |(name, handler)| {
             let pace = Arc::default();
@@ -85,7 +89,7 @@ impl Executors {
             sql: SqlDatabases::new(&config.connections)?,
             programs: config
                 .allow_process
-                .then(|| Usage::new("process", config.slots)),
+                .then(|| Arc::new(Programs::new(config.slots, guard_programs))),
             handler_pools,
             secrets: Arc::new(config.secrets.clone()),
             paces: Paces::default(),
@@ -124,7 +128,7 @@ impl Executors {
     /// What attempts share, and how much of it is in use.
     pub(crate) fn pools(&self) -> Vec<v1::Pool> {
         let databases = self.sql.pools();
-        let programs = self.programs.iter().map(|programs| programs.pool(0));
+        let programs = self.programs.iter().map(|programs| programs.usage.pool(0));
         let handlers = self.handler_pools.iter().map(|pool| pool());
         std::iter::once(self.http.pool().to_message())
             .chain(databases)

@@ -17,7 +17,7 @@ use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
+use super::guard::Guard;
 use super::output::{read_input, write_output};
 use super::process_group::{ProcessGroup, ending};
 use crate::context::Context;
@@ -43,12 +44,42 @@ const QUOTED_BYTES: usize = 4 * 1024;
 /// How long what a program left behind may keep its output open.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The programs of a worker.
+pub(super) struct Programs {
+    pub(super) usage: Arc<Usage>,
+    is_guarded: bool,
+    /// Started with the first program; none if it could not be.
+    guard: OnceLock<Option<Arc<Guard>>>,
+}
+
+impl Programs {
+    pub(super) fn new(most: usize, is_guarded: bool) -> Self {
+        Self {
+            usage: Usage::new("process", most),
+            is_guarded,
+            guard: OnceLock::new(),
+        }
+    }
+
+    fn guard(&self) -> Option<Arc<Guard>> {
+        let start = || match Guard::start() {
+            Ok(guard) => Some(Arc::new(guard)),
+            Err(error) => {
+                tracing::warn!(%error, "programs have no guard");
+                None
+            }
+        };
+        self.is_guarded
+            .then(|| self.guard.get_or_init(start).clone())?
+    }
+}
+
 /// Runs an attempt.
-pub(crate) async fn run(
+pub(super) async fn run(
     context: Context,
     input: Bytes,
     secrets: Arc<SecretsConfig>,
-    programs: Arc<Usage>,
+    programs: Arc<Programs>,
 ) -> AttemptResult {
     let input: ProcessInput = read_input(&input)?;
     let Some((program, arguments)) = input.command.split_first() else {
@@ -90,16 +121,18 @@ pub(crate) async fn run(
     if let Some(cwd) = &input.cwd {
         command.current_dir(cwd);
     }
+    let guard = programs.guard();
     let child = command
         .spawn()
         .map_err(|error| not_started(program, &error))?;
-    programs.open();
-    let _running = programs.wait().begin();
+    programs.usage.open();
+    let _running = programs.usage.wait().begin();
+    let group = ProcessGroup::guarded(&child, guard);
     let limit = input
         .max_output_bytes
         .unwrap_or(MAX_OUTPUT_BYTES)
         .min(MAX_OUTPUT_BYTES);
-    let finished = finish(child, stdin, limit, &context).await?;
+    let finished = finish(child, group, stdin, limit, &context).await?;
     finished.check(program, &context)?;
     finished.output(input.output, &context)
 }
@@ -126,11 +159,11 @@ struct Finished {
 /// Waits for the program, and for its output, which others may hold open.
 async fn finish(
     mut child: Child,
+    mut group: ProcessGroup,
     stdin: Option<Vec<u8>>,
     limit: usize,
     context: &Context,
 ) -> Result<Finished, Failure> {
-    let mut group = ProcessGroup::of(&child);
     let lost = |error: io::Error| {
         let message = format!("the program was lost: {error}");
         Failure::retryable(Code::ProcessFailed, message)

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::frames::Frames;
 use super::{IsolationOptions, MIB, Role};
 use crate::context::Context;
 use crate::executor::process_group::{ProcessGroup, ending};
+use crate::executor::program::this_program;
 use crate::memory::resident_bytes_of;
 
 /// How long a child may take until it is ready.
@@ -63,7 +63,7 @@ impl Child {
 
     fn spawn(handler: &str, options: &IsolationOptions) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(program()?);
+        let mut command = Command::new(this_program()?);
         command
             .arg0(Role::name_for(handler))
             .stdin(OwnedFd::from(theirs))
@@ -222,15 +222,4 @@ enum End {
     Gone,
     /// It holds too much memory, in bytes.
     TooLarge { resident: u64, limit: u64 },
-}
-
-/// This program.
-fn program() -> io::Result<PathBuf> {
-    // Also right when the file has been replaced since.
-    let running = Path::new("/proc/self/exe");
-    if running.exists() {
-        Ok(running.to_owned())
-    } else {
-        std::env::current_exe()
-    }
 }
