@@ -8,7 +8,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler
         .include_source_info(true)
         .include_imports(true)
-        .open_files(["levelflow/v1/workflow.proto", "levelflow/v1/worker.proto"])?;
+        .open_files([
+            "levelflow/v1/workflow.proto",
+            "levelflow/v1/worker.proto",
+            "levelflow/v1/cache.proto",
+        ])?;
     let descriptor = PathBuf::from(std::env::var("OUT_DIR")?).join("levelflow.v1.bin");
     std::fs::write(descriptor, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()

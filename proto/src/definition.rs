@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use levelflow_common::cache::CachePolicy;
 use levelflow_common::duration::{HumanDuration, InvalidDuration, LONGEST};
 use levelflow_common::retry::{AttemptCode, RetryPolicy};
 use levelflow_common::workflow::{
@@ -74,6 +75,7 @@ impl From<Task> for v1::TaskDefinition {
             continue_on_error: task.continue_on_error,
             concurrency: task.concurrency.map(Into::into),
             rate_limit: task.rate_limit.map(Into::into),
+            cache: task.cache.map(Into::into),
         }
     }
 }
@@ -142,6 +144,20 @@ impl From<RateLimit> for v1::RateLimit {
             key: rate.key,
             limit: rate.limit,
             per: Some(duration_message(rate.per)),
+        }
+    }
+}
+
+impl From<CachePolicy> for v1::CachePolicy {
+    fn from(policy: CachePolicy) -> Self {
+        Self {
+            ttl: policy.ttl.map(duration_message),
+            key: policy.key.map(|key| key.to_string()).unwrap_or_default(),
+            scope: policy.scope.number(),
+            normalize: policy.normalize.number(),
+            version: policy.version.unwrap_or_default(),
+            tags: policy.tags,
+            on_error: policy.on_error.map(duration_message),
         }
     }
 }
@@ -291,7 +307,23 @@ impl Reader {
             rate_limit: message
                 .rate_limit
                 .map(|rate| self.rate_limit(&format!("{path}.rate_limit"), rate)),
+            cache: message
+                .cache
+                .map(|policy| self.cache(&format!("{path}.cache"), policy)),
             continue_on_error: message.continue_on_error,
+        }
+    }
+
+    fn cache(&mut self, path: &str, message: v1::CachePolicy) -> CachePolicy {
+        CachePolicy {
+            ttl: self.duration(&format!("{path}.ttl"), message.ttl),
+            key: (!message.key.is_empty())
+                .then(|| self.json(|| format!("{path}.key"), &message.key)),
+            scope: self.enumeration(&format!("{path}.scope"), message.scope),
+            normalize: self.enumeration(&format!("{path}.normalize"), message.normalize),
+            version: text(message.version),
+            tags: message.tags,
+            on_error: self.duration(&format!("{path}.on_error"), message.on_error),
         }
     }
 
@@ -457,6 +489,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use levelflow_common::cache::{CacheScope, Normalize};
 
     fn word() -> impl Strategy<Value = String> {
         "[a-z]{1,6}"
@@ -566,6 +599,29 @@ mod tests {
         (word(), 1..9_u32, duration()).prop_map(|(key, limit, per)| RateLimit { key, limit, per })
     }
 
+    fn cache() -> impl Strategy<Value = CachePolicy> {
+        (
+            prop::option::of(duration()),
+            prop::option::of(json().prop_filter("null is no key", |key| !key.is_null())),
+            prop::sample::select(&CacheScope::ALL[..]),
+            prop::sample::select(&Normalize::ALL[..]),
+            prop::option::of(word()),
+            prop::collection::vec(word(), 0..3),
+            prop::option::of(duration()),
+        )
+            .prop_map(|(ttl, key, scope, normalize, version, tags, on_error)| {
+                CachePolicy {
+                    ttl,
+                    key,
+                    scope,
+                    normalize,
+                    version,
+                    tags,
+                    on_error,
+                }
+            })
+    }
+
     fn task() -> impl Strategy<Value = Task> {
         let what = (
             word(),
@@ -583,6 +639,7 @@ mod tests {
             prop::option::of(selector()),
             prop::option::of(concurrency()),
             prop::option::of(rate_limit()),
+            prop::option::of(cache()),
             any::<bool>(),
         );
         (what, how).prop_map(
@@ -597,6 +654,7 @@ mod tests {
                     worker,
                     concurrency,
                     rate_limit,
+                    cache,
                     continue_on_error,
                 ),
             )| Task {
@@ -613,6 +671,7 @@ mod tests {
                 worker,
                 concurrency,
                 rate_limit,
+                cache,
                 continue_on_error,
             },
         )

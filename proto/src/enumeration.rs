@@ -1,6 +1,7 @@
 //! Enumerations of the vocabulary as the numbers that stand for them on the wire.
 
 use levelflow_common::alert::MemoryAlertCause;
+use levelflow_common::cache::{CacheScope, CacheTier, CacheUse, Normalize};
 use levelflow_common::overview::{MemoryLevel, WorkerStatus};
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::{Dispatch, Durability, OnFull};
@@ -59,6 +60,15 @@ enumeration!(OnFull {
     Queue,
     Fail,
     CancelOldest
+});
+enumeration!(CacheScope { Tenant, Workflow });
+enumeration!(Normalize { Exact, Words });
+enumeration!(CacheUse { Use, Refresh, Off });
+enumeration!(CacheTier {
+    Memory,
+    Redis,
+    Postgres,
+    Flight
 });
 enumeration!(TaskKind {
     Http,
@@ -142,6 +152,10 @@ mod tests {
         reads_back(&WorkerStatus::ALL);
         reads_back(&MemoryLevel::ALL);
         reads_back(&[Durability::Strict, Durability::Relaxed]);
+        reads_back(&CacheScope::ALL);
+        reads_back(&Normalize::ALL);
+        reads_back(&CacheUse::ALL);
+        reads_back(&CacheTier::ALL);
         reads_back(&[Dispatch::Ready, Dispatch::Level]);
     }
 }

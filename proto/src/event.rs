@@ -96,6 +96,7 @@ impl From<RunEvent> for message::Event {
                 output,
                 reused_from,
                 chunks,
+                cached,
             } => Self::TaskSucceeded(message::TaskSucceeded {
                 task: Some(task.into()),
                 attempt,
@@ -103,6 +104,7 @@ impl From<RunEvent> for message::Event {
                 output,
                 reused_from: run_id_text(reused_from),
                 chunks,
+                cached: cached.map(Into::into),
             }),
             RunEvent::TaskFailed {
                 task,
@@ -181,6 +183,7 @@ impl TryFrom<v1::RunEvent> for RunEvent {
                     output: event.output,
                     reused_from: parse_optional_run_id("reused_from", &event.reused_from)?,
                     chunks: event.chunks,
+                    cached: event.cached.map(TryInto::try_into).transpose()?,
                 },
                 Event::TaskFailed(event) => Self::TaskFailed {
                     task: task_ref(event.task)?,
@@ -234,8 +237,10 @@ fn required_failure(failure: Option<v1::Failure>) -> Result<Failure, InvalidFiel
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
-    use levelflow_common::Code;
+    use levelflow_common::{CacheTier, CachedFrom, Code};
 
     use super::*;
 
@@ -290,6 +295,11 @@ mod tests {
                 output: Bytes::from_static(b"[1]"),
                 reused_from: None,
                 chunks: 3,
+                cached: Some(CachedFrom {
+                    tier: CacheTier::Redis,
+                    age: Duration::from_secs(3),
+                    saved: Duration::from_millis(7),
+                }),
             },
             RunEvent::TaskSucceeded {
                 task: task.clone(),
@@ -298,6 +308,7 @@ mod tests {
                 output: Bytes::from_static(b"null"),
                 reused_from: Some(run),
                 chunks: 0,
+                cached: None,
             },
             RunEvent::TaskSkipped {
                 task: task.clone(),

@@ -1,10 +1,12 @@
 //! Runs and tasks as clients see them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use levelflow_common::view::{RunSummary, RunView, TaskCounts, TaskView};
 use levelflow_common::{
-    RunId, RunStatus, TaskKind, TaskStatus, Timestamp, WorkerId, WorkflowDigest,
+    CacheTier, CachedFrom, RunId, RunStatus, TaskKind, TaskStatus, Timestamp, WorkerId,
+    WorkflowDigest,
 };
 
 use crate::enumeration::Enumeration as _;
@@ -120,6 +122,29 @@ impl TryFrom<v1::Run> for RunView {
     }
 }
 
+impl From<CachedFrom> for v1::CachedFrom {
+    fn from(from: CachedFrom) -> Self {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            tier: from.tier.number(),
+            age_us: micros(from.age),
+            saved_us: micros(from.saved),
+        }
+    }
+}
+
+impl TryFrom<v1::CachedFrom> for CachedFrom {
+    type Error = InvalidField;
+
+    fn try_from(message: v1::CachedFrom) -> Result<Self, InvalidField> {
+        Ok(Self {
+            tier: CacheTier::required("cached.tier", message.tier)?,
+            age: Duration::from_micros(message.age_us),
+            saved: Duration::from_micros(message.saved_us),
+        })
+    }
+}
+
 impl From<TaskView> for v1::Task {
     fn from(task: TaskView) -> Self {
         Self {
@@ -140,6 +165,7 @@ impl From<TaskView> for v1::Task {
             failure: task.failure.map(Into::into),
             reused_from: run_id_text(task.reused_from),
             chunks: task.chunks,
+            cached: task.cached.map(Into::into),
         }
     }
 }
@@ -164,6 +190,7 @@ impl TryFrom<v1::Task> for TaskView {
             failure: message.failure.map(Into::into),
             reused_from: parse_optional_run_id("reused_from", &message.reused_from)?,
             chunks: message.chunks,
+            cached: message.cached.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -259,6 +286,7 @@ mod tests {
                 .then(|| Failure::retryable(Code::HttpStatus, "503")),
             reused_from: Some(run_id("01890a5d-ac96-774b-bcce-b302099a8059")),
             chunks: 17,
+            cached: None,
         }
     }
 
@@ -297,6 +325,7 @@ mod tests {
                 queued_at: None,
                 started_at: None,
                 worker: None,
+                cached: None,
                 reused_from: None,
                 ..task(TaskStatus::Pending, TaskKind::Handler)
             }],

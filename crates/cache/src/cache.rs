@@ -16,7 +16,6 @@ use crate::config::CacheConfig;
 use crate::entry::{Computed, Entry, Hit, Labels, Target, Terms};
 use crate::error::{CacheError, NotKept};
 use crate::flight::{Boarding, Flights};
-use crate::key::CacheKey;
 use crate::lease::{Arrival, Flight};
 use crate::memory::MemoryTier;
 use crate::packer::Packer;
@@ -24,6 +23,7 @@ use crate::shared::{Shared, SharedSettings};
 use crate::statistics::{CacheStatistics, Counter, LookupCounters, TierStatistics};
 use crate::tier::{Record, SharedTier, TierKind, Usage};
 use crate::warm_up::{self, WarmUp};
+use levelflow_common::CacheKey;
 
 /// The time between sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

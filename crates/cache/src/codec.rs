@@ -20,7 +20,7 @@ use levelflow_common::{Code, Failure, HumanDuration, Timestamp};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::entry::{Computed, Entry, Labels};
-use crate::key::CacheKey;
+use levelflow_common::CacheKey;
 
 const VERSION: u8 = 1;
 const COMPRESSED: u8 = 1;

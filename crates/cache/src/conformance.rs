@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::codec::Packed;
 use crate::entry::{Computed, Entry, Labels, Target};
-use crate::key::CacheKey;
 use crate::tier::{LeaseToken, Record, SharedTier, Tier};
+use levelflow_common::CacheKey;
 
 /// Runs the suite: `$open` is an expression that gives a pointer to an empty tier, with
 /// whatever must outlive it.

@@ -106,7 +106,7 @@ pub struct Hit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The one with this key.
-    Key(crate::CacheKey),
+    Key(levelflow_common::CacheKey),
     /// Those of a tenant with this tag.
     Tag {
         /// Whose.
@@ -129,7 +129,7 @@ pub enum Target {
 
 impl Target {
     /// Whether an entry is meant.
-    pub(crate) fn names(&self, key: &crate::CacheKey, labels: &Labels) -> bool {
+    pub(crate) fn names(&self, key: &levelflow_common::CacheKey, labels: &Labels) -> bool {
         match self {
             Self::Key(named) => named == key,
             Self::Tag { tenant, tag } => *tenant == labels.tenant && labels.tags.contains(tag),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::entry::Computed;
-use crate::key::CacheKey;
+use levelflow_common::CacheKey;
 
 type Landed = Option<Arc<Computed>>;
 

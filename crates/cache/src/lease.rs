@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::cache::Inner;
 use crate::entry::Hit;
-use crate::key::CacheKey;
 use crate::tier::LeaseToken;
+use levelflow_common::CacheKey;
 
 /// The first wait between looks for a result; each is longer than the one before, up to the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(5);

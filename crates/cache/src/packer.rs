@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::cache::Inner;
 use crate::entry::{Computed, Terms};
 use crate::error::NotKept;
-use crate::key::CacheKey;
+use levelflow_common::CacheKey;
 
 /// Results that wait to be packed.
 const MAX_QUEUED: usize = 1024;

@@ -16,9 +16,9 @@ use crate::breaker::{Admission, Breaker};
 use crate::clock::Clock;
 use crate::entry::Target;
 use crate::error::TierError;
-use crate::key::CacheKey;
 use crate::statistics::{Counter, LookupCounters, SharedStatistics, TierStatistics};
 use crate::tier::{LeaseToken, Record, SharedTier, TierKind, Usage};
+use levelflow_common::CacheKey;
 
 /// Requests that wait to be carried out.
 const MAX_QUEUED: usize = 4096;

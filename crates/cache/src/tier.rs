@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::entry::{Labels, Target};
 use crate::error::TierError;
-use crate::key::CacheKey;
+use levelflow_common::CacheKey;
 
 /// A tier of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -4,7 +4,9 @@ use std::io::{BufRead, Read as _};
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::{HumanDuration, TaskKind};
+use levelflow_common::cache::{CachePolicy, InvalidCacheKey, definition_digest};
+use levelflow_common::workflow::WorkerSelector;
+use levelflow_common::{CacheKey, HumanDuration, TaskKind};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -12,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::canonical::CanonicalJson;
 use crate::entry::{Computed, Labels, Terms};
 use crate::error::NotKept;
-use crate::key::{CacheKey, DefinitionDigest, InvalidKey, KeyParts, Subject};
+use crate::key::{KeyParts, Subject};
 
 /// Bytes of a line.
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
@@ -67,7 +69,7 @@ pub enum WarmUpProblem {
     TooManySubjects(&'static str, &'static str),
     /// Its key is none.
     #[error("its key is none")]
-    Key(#[from] InvalidKey),
+    Key(#[from] InvalidCacheKey),
     /// The result cannot be kept.
     #[error("the result is not kept")]
     NotKept(#[from] NotKept),
@@ -83,7 +85,7 @@ struct Line<'a> {
     #[serde(default)]
     with: Value,
     #[serde(default)]
-    worker: Value,
+    worker: Option<WorkerSelector>,
     #[serde(default)]
     input: Option<Value>,
     #[serde(default)]
@@ -94,7 +96,7 @@ struct Line<'a> {
     handler_version: String,
     #[serde(borrow)]
     output: &'a RawValue,
-    #[serde(default)]
+    #[serde(default = "default_tenant")]
     tenant: String,
     #[serde(default)]
     workflow: String,
@@ -104,6 +106,11 @@ struct Line<'a> {
     ttl: Option<HumanDuration>,
     #[serde(default)]
     took: HumanDuration,
+}
+
+/// The tenant of lines, as of submits, that name none.
+fn default_tenant() -> String {
+    "default".to_owned()
 }
 
 /// Reads a file, and gives each result to `put`.
@@ -175,16 +182,21 @@ fn key_of(line: &Line<'_>) -> Result<CacheKey, WarmUpProblem> {
         (Some(input), None) => CanonicalJson::of(input),
         (None, None) => CanonicalJson::of(&line.with),
     };
+    let policy = CachePolicy {
+        key: line.cache_key.clone(),
+        version: (!line.handler_version.is_empty()).then(|| line.handler_version.clone()),
+        ..CachePolicy::default()
+    };
     let parts = KeyParts {
         tenant: &line.tenant,
         scope: &line.scope,
         kind,
-        definition: DefinitionDigest::of_parts(kind, &line.with, &line.worker),
+        definition: definition_digest(kind, &line.with, line.worker.as_ref(), &policy),
         subject: match line.cache_key {
             Some(_) => Subject::Explicit(&subject),
             None => Subject::Input(&subject),
         },
-        handler_version: &line.handler_version,
+        handler_version: "",
     };
     Ok(parts.key())
 }
@@ -217,7 +229,12 @@ mod tests {
             tenant: "acme",
             scope: "",
             kind: TaskKind::Chat,
-            definition: DefinitionDigest::of(&task),
+            definition: definition_digest(
+                task.kind,
+                &task.with,
+                task.worker.as_ref(),
+                &CachePolicy::default(),
+            ),
             subject: Subject::Input(&input),
             handler_version: "",
         };

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use levelflow_common::{Priority, Workflow};
+use levelflow_common::{CacheUse, Priority, Workflow};
 use levelflow_runtime::config::FILE_VARIABLE;
 
 use crate::client::Submission;
 use crate::command::{
-    breakers, cancel, completions, coordinator, dev, get, list, plan, resume, run, schema, submit,
-    top, validate, watch, why, worker, workers,
+    breakers, cache, cancel, completions, coordinator, dev, get, list, plan, resume, run, schema,
+    submit, top, validate, watch, why, worker, workers,
 };
 use crate::settings::Flags;
 
@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Breakers(breakers::Arguments),
     Workers(workers::Arguments),
     Top(top::Arguments),
+    Cache(cache::Arguments),
     Validate(validate::Arguments),
     Schema(schema::Arguments),
     Completions(completions::Arguments),
@@ -206,6 +207,10 @@ pub(crate) struct SubmissionArguments {
     /// A label of the run; may be given several times
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) labels: Vec<(String, String)>,
+    /// What the tasks do with the cache: look in it and put results there, compute anew and put
+    /// results there, or neither
+    #[arg(long, value_parser = cache_use_parser())]
+    pub(crate) cache: Option<CacheUse>,
 }
 
 impl SubmissionArguments {
@@ -221,6 +226,7 @@ impl SubmissionArguments {
             inputs,
             priority: self.priority,
             labels: self.labels.into_iter().collect(),
+            cache: self.cache.unwrap_or_default(),
             idempotency_key,
         }
     }
@@ -232,6 +238,15 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
     }
+}
+
+fn cache_use_parser() -> impl clap::builder::TypedValueParser<Value = CacheUse> {
+    clap::builder::PossibleValuesParser::new(CacheUse::ALL.map(CacheUse::as_str)).try_map(|word| {
+        CacheUse::ALL
+            .into_iter()
+            .find(|cache| cache.as_str() == word)
+            .ok_or("not a use of the cache")
+    })
 }
 
 fn priority_parser() -> impl clap::builder::TypedValueParser<Value = Priority> {

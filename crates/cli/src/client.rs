@@ -9,7 +9,9 @@ use levelflow_common::event::RunUpdate;
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_common::overview::{AlertView, Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
-use levelflow_common::{Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
+use levelflow_common::{CacheUse, Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
+use levelflow_proto::v1::cache_service_client::CacheServiceClient;
+use levelflow_proto::v1::invalidate_cache_request::Target;
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
 use tonic::transport::{Channel, Endpoint};
@@ -21,10 +23,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an idle connection is probed, and how long a probe may take.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
+/// Bytes of a file of results that are sent at once.
+const WARM_UP_PIECE: usize = 1024 * 1024;
+
 /// A connection to the API of a coordinator, in this process or another.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     service: WorkflowServiceClient<Channel>,
+    caches: CacheServiceClient<Channel>,
 }
 
 /// A run to submit.
@@ -35,6 +41,8 @@ pub(crate) struct Submission {
     pub(crate) inputs: Bytes,
     pub(crate) priority: Option<Priority>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// What the tasks do with the cache.
+    pub(crate) cache: CacheUse,
     pub(crate) idempotency_key: Option<String>,
 }
 
@@ -91,10 +99,11 @@ pub(crate) struct Reason {
 impl Client {
     /// The client over a channel that is there.
     pub(crate) fn new(channel: Channel) -> Self {
+        let caches = CacheServiceClient::new(channel.clone());
         let service = WorkflowServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self { service }
+        Self { service, caches }
     }
 
     /// Connects to a server at `host:port`, at a URL, or at `unix:` and the path of a socket.
@@ -134,6 +143,7 @@ impl Client {
                 .map(Priority::number)
                 .unwrap_or_default(),
             labels: submission.labels,
+            cache: submission.cache.number(),
             idempotency_key: submission.idempotency_key.unwrap_or_default(),
             ..Default::default()
         };
@@ -352,6 +362,49 @@ impl Client {
             .ok_or_else(|| InvalidField::missing("breaker"))
             .and_then(BreakerView::try_from)
             .map_err(|error| unreadable(&error))
+    }
+}
+
+/// The cache of the coordinator.
+impl Client {
+    pub(crate) async fn cache_statistics(&self) -> Result<v1::CacheStatistics, ApiError> {
+        self.caches
+            .clone()
+            .get_cache_statistics(v1::GetCacheStatisticsRequest {})
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner()
+            .statistics
+            .ok_or_else(|| unreadable(&InvalidField::missing("statistics")))
+    }
+
+    /// Removes results; says how many there were.
+    pub(crate) async fn invalidate_cache(
+        &self,
+        tenant: String,
+        target: Target,
+    ) -> Result<u64, ApiError> {
+        let target = Some(target);
+        let request = v1::InvalidateCacheRequest { tenant, target };
+        let answer = self.caches.clone().invalidate_cache(request).await;
+        let answer = answer.map_err(|status| from_status(&status))?;
+        Ok(answer.into_inner().removed)
+    }
+
+    pub(crate) async fn warm_up_cache(
+        &self,
+        lines: Vec<u8>,
+    ) -> Result<v1::WarmUpCacheResponse, ApiError> {
+        let lines = Bytes::from(lines);
+        let pieces = (0..lines.len()).step_by(WARM_UP_PIECE).map(move |from| {
+            let to = lines.len().min(from + WARM_UP_PIECE);
+            v1::WarmUpCacheRequest {
+                lines: lines.slice(from..to),
+            }
+        });
+        let pieces = futures_util::stream::iter(pieces);
+        let answer = self.caches.clone().warm_up_cache(pieces).await;
+        Ok(answer.map_err(|status| from_status(&status))?.into_inner())
     }
 }
 

@@ -255,6 +255,7 @@ mod tests {
             output: bytes::Bytes::from_static(b"null"),
             reused_from: None,
             chunks: 0,
+            cached: None,
         }
     }
 

@@ -39,6 +39,7 @@ fn task(id: &str, level: u32) -> TaskView {
         failure: None,
         reused_from: None,
         chunks: 0,
+        cached: None,
     }
 }
 

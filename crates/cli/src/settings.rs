@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
 use levelflow_coordinator::{CoordinatorConfig, HttpConfig, Listen, Storage};
 use levelflow_engine::BreakerPolicy;
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) stop_grace: HumanDuration,
     /// The coordinator.
     pub(crate) coordinator: CoordinatorSettings,
+    /// The result cache.
+    pub(crate) cache: CacheConfig,
     /// The worker.
     pub(crate) worker: WorkerConfig,
 }
@@ -64,6 +67,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) quarantine_after: u32,
     /// The breakers of upstreams.
     pub(crate) breaker: BreakerSettings,
+    /// Whether results are kept; how is said in the section of the cache.
+    pub(crate) cache: bool,
 }
 
 /// The settings of the HTTP server of a coordinator.
@@ -183,7 +188,10 @@ impl Settings {
         storage: Storage,
     ) -> CoordinatorConfig {
         let http = self.http.config(listen.as_ref());
-        self.coordinator.config(listen, http, storage)
+        CoordinatorConfig {
+            cache: self.coordinator.cache.then(|| self.cache.clone()),
+            ..self.coordinator.config(listen, http, storage)
+        }
     }
 }
 
@@ -208,6 +216,7 @@ impl CoordinatorSettings {
             prepare_threads: self.prepare_threads,
             quarantine_after: self.quarantine_after,
             breaker: self.breaker.policy(),
+            ..CoordinatorConfig::default()
         }
     }
 }
@@ -226,6 +235,7 @@ impl Default for CoordinatorSettings {
             prepare_threads: config.prepare_threads,
             quarantine_after: config.quarantine_after,
             breaker: BreakerSettings::default(),
+            cache: config.cache.is_some(),
         }
     }
 }
@@ -242,6 +252,7 @@ impl Default for Settings {
             http: HttpSettings::default(),
             stop_grace: HumanDuration(Duration::from_secs(10)),
             coordinator: CoordinatorSettings::default(),
+            cache: CacheConfig::default(),
             worker: WorkerConfig::default(),
         }
     }
@@ -251,8 +262,8 @@ impl Checked for Settings {
     fn validate(&self) -> Result<(), InvalidSetting> {
         let coordinator = self.coordinator(None, Storage::Memory);
         if let Some((field, problem)) = coordinator.problem() {
-            // HTTP has a section of its own.
-            let key = if field.starts_with("http.") {
+            // These have sections of their own.
+            let key = if field.starts_with("http.") || field.starts_with("cache.") {
                 field
             } else {
                 format!("coordinator.{field}")

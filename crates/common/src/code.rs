@@ -94,6 +94,8 @@ codes! {
     TooManyRequests = "too_many_requests", Exhausted;
     /// The server is starting.
     NotReady = "not_ready", Unavailable;
+    /// The coordinator has no cache.
+    CacheOff = "cache_off", Conflict;
     /// The server is stopping.
     ShuttingDown = "shutting_down", Unavailable;
     /// The store did not answer or refused.
@@ -190,6 +192,21 @@ impl Code {
                     | Self::Cancelled
                     | Self::UpstreamFailed
             )
+    }
+
+    /// Whether the failure is likely to be the input's: where an attempt with the same input ran, it would
+    /// fail the same way.
+    pub const fn is_of_input(self) -> bool {
+        matches!(
+            self,
+            Self::HandlerFailed
+                | Self::TaskInputInvalid
+                | Self::OutputTooLarge
+                | Self::ProcessFailed
+                | Self::HttpStatus
+                | Self::SqlFailed
+                | Self::ChatFailed
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cache::CachedFrom;
 use crate::id::{RunId, WorkerId};
 use crate::outcome::{Failure, RunStatus};
 use crate::time::Timestamp;
@@ -99,6 +100,8 @@ pub enum RunEvent {
         reused_from: Option<RunId>,
         /// Chunks that were recorded with it.
         chunks: u32,
+        /// Where it was found, if no attempt gave it.
+        cached: Option<CachedFrom>,
     },
     /// A task failed for good.
     TaskFailed {

@@ -3,6 +3,7 @@
 //! Pure: no async, no clock, no randomness, no I/O.
 
 pub mod alert;
+pub mod cache;
 pub mod chunk;
 pub mod code;
 pub mod document;
@@ -24,6 +25,7 @@ pub mod upstream;
 pub mod view;
 pub mod workflow;
 
+pub use cache::{CacheKey, CacheTier, CacheUse, CachedFrom};
 pub use chunk::{ChunkCursor, ChunkEvent};
 pub use code::{Code, Fault};
 pub use document::{Draft, Problems};

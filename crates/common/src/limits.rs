@@ -50,6 +50,10 @@ pub const MAX_QUEUES_LISTED: usize = 1000;
 pub const MAX_KEY_BYTES: usize = 256;
 /// Bytes of the key of a concurrency or rate limit.
 pub const MAX_LIMIT_KEY_BYTES: usize = 256;
+/// Tags of the results of one task.
+pub const MAX_CACHE_TAGS: usize = 16;
+/// Bytes of a tag or of the version of cached results.
+pub const MAX_CACHE_TAG_BYTES: usize = 256;
 /// The shortest time in which a rate limit counts.
 pub const MIN_RATE_PERIOD: Duration = Duration::from_millis(1);
 /// Bytes of one gRPC message.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cache::CachedFrom;
 use crate::id::{RunId, WorkerId, WorkflowDigest};
 use crate::outcome::{Failure, RunStatus, TaskStatus};
 use crate::time::Timestamp;
@@ -106,6 +107,8 @@ pub struct TaskView {
     pub reused_from: Option<RunId>,
     /// Chunks that were recorded with the output.
     pub chunks: u32,
+    /// Where the output was found, if no attempt gave it.
+    pub cached: Option<CachedFrom>,
 }
 
 /// The breaker of an upstream.

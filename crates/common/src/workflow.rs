@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::cache::CachePolicy;
 use crate::duration::HumanDuration;
 use crate::id::WorkflowDigest;
 use crate::retry::RetryPolicy;
@@ -116,6 +117,9 @@ pub struct Task {
     /// How often tasks with the same key may start, in all runs of a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// That its results may be used again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePolicy>,
     /// The run goes on and may succeed although this task failed; its output is then null.
     #[serde(default, skip_serializing_if = "is_default")]
     pub continue_on_error: bool,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use levelflow_cache::CacheConfig;
 use levelflow_common::limits;
 use levelflow_engine::BreakerPolicy;
 
@@ -40,6 +41,8 @@ pub struct CoordinatorConfig {
     pub quarantine_after: u32,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
+    /// The result cache; none if results are not kept.
+    pub cache: Option<CacheConfig>,
 }
 
 /// Where runs are kept.
@@ -67,6 +70,7 @@ impl Default for CoordinatorConfig {
             prepare_threads: 0,
             quarantine_after: 2,
             breaker: BreakerPolicy::default(),
+            cache: Some(CacheConfig::default()),
         }
     }
 }
@@ -77,8 +81,11 @@ impl CoordinatorConfig {
         if let Some((field, problem)) = self.own_problem() {
             return Some((field.to_owned(), problem));
         }
-        let (field, problem) = self.http.problem()?;
-        Some((format!("http.{field}"), problem))
+        if let Some((field, problem)) = self.http.problem() {
+            return Some((format!("http.{field}"), problem));
+        }
+        let wrong = self.cache.as_ref()?.validate().err()?;
+        Some((format!("cache.{}", wrong.key), wrong.problem))
     }
 
     fn own_problem(&self) -> Option<(&'static str, String)> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use levelflow_cache::Cache;
 use levelflow_store::sqlite::Options;
 use levelflow_store::{Memory, Sqlite, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use crate::actor::{self, Actor, Message, Parts};
 use crate::alert::AlertFeed;
+use crate::cache::ResultCache;
 use crate::clock::Clock;
 use crate::config::{CoordinatorConfig, Storage};
 use crate::definitions::Definitions;
@@ -28,6 +30,8 @@ use crate::service::Backend;
 
 /// How long connections may take to end once their requests have.
 const CLOSE_CONNECTIONS_WITHIN: Duration = Duration::from_secs(2);
+/// How long tiers of the cache may take to write what waits for them.
+const WRITE_CACHE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running coordinator.
 pub struct Coordinator {
@@ -38,6 +42,7 @@ pub struct Coordinator {
     draining: CancellationToken,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
+    cache: Option<Cache>,
 }
 
 impl Coordinator {
@@ -70,7 +75,13 @@ impl Coordinator {
         let engine = recover.engine(&*store, clock).await?;
 
         let (sender, inbox) = mpsc::channel(actor::INBOX);
-        let prepare = PreparePool::new(config.prepare_threads, sender.clone())
+        let cache = config.cache.clone().map(|settings| {
+            let clock: levelflow_cache::Clock = Arc::new(move || clock.now());
+            Cache::start(settings, clock)
+        });
+        let cache = cache.transpose()?;
+        let results = cache.clone().map(|cache| Arc::new(ResultCache::new(cache)));
+        let prepare = PreparePool::new(config.prepare_threads, sender.clone(), results)
             .map_err(StartError::Threads)?;
         let actor = Actor::new(Parts {
             engine,
@@ -94,6 +105,7 @@ impl Coordinator {
             store,
             definitions,
             clock,
+            cache: cache.clone(),
             dedup_window: config.dedup_window,
             next_session: Arc::new(AtomicU64::new(1)),
         };
@@ -114,6 +126,7 @@ impl Coordinator {
             draining,
             stop: unless_started.disarm(),
             servers,
+            cache,
         })
     }
 
@@ -160,6 +173,13 @@ impl Coordinator {
             .is_err()
         {
             tracing::debug!("connections were cut");
+        }
+        if let Some(cache) = self.cache
+            && tokio::time::timeout(WRITE_CACHE_WITHIN, cache.flush())
+                .await
+                .is_err()
+        {
+            tracing::warn!("results were not written to all tiers of the cache");
         }
     }
 }

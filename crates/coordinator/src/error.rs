@@ -1,5 +1,6 @@
 //! Errors of the coordinator.
 
+use levelflow_cache::CacheError;
 use levelflow_common::Code;
 use levelflow_engine::ReplayError;
 use levelflow_store::StoreError;
@@ -17,6 +18,9 @@ pub enum StartError {
         /// What is wrong.
         problem: String,
     },
+    /// The cache could not be started.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,6 +48,7 @@ impl StartError {
     pub fn code(&self) -> Code {
         match self {
             Self::Config { .. } => Code::ConfigInvalid,
+            Self::Cache(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Recovery(error) => error.code(),
             Self::Listen { .. } => Code::AddressUnavailable,

@@ -5,6 +5,7 @@
 
 mod actor;
 mod alert;
+mod cache;
 mod clock;
 mod config;
 mod coordinator;

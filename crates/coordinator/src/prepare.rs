@@ -1,46 +1,95 @@
 //! Evaluation of expressions, on threads of its own.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use levelflow_common::expression::{ExpressionError, Scope};
 use levelflow_common::task_input::SleepInput;
-use levelflow_common::{Code, Failure, TaskKind, upstream};
-use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
+use levelflow_common::{CacheKey, CacheUse, Code, Failure, TaskKind, upstream};
+use levelflow_engine::command::{Computed, Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
-use levelflow_engine::{Event, TaskIndex};
+use levelflow_engine::{Event, Found, TaskIndex};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::actor::Message;
+use crate::cache::{Asking, ResultCache};
 
 /// The threads, and where their answers go.
 pub(crate) struct PreparePool {
     threads: ThreadPool,
     inbox: mpsc::Sender<Message>,
+    cache: Option<Arc<ResultCache>>,
+    /// Where lookups wait that threads must not wait for.
+    runtime: Handle,
 }
 
 impl PreparePool {
     pub(crate) fn new(
         threads: usize,
         inbox: mpsc::Sender<Message>,
+        cache: Option<Arc<ResultCache>>,
     ) -> Result<Self, ThreadPoolBuildError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("prepare-{number}"))
             .build()?;
-        Ok(Self { threads, inbox })
+        Ok(Self {
+            threads,
+            inbox,
+            cache,
+            runtime: Handle::current(),
+        })
     }
 
     pub(crate) fn prepare(&self, work: Box<Prepare>) {
-        self.answer(move || {
-            let result = evaluate(&work.context, work.defined, work.item.as_ref());
-            Event::Prepared {
-                run: work.run,
-                task: work.task,
-                ticket: work.ticket,
-                result,
+        let inbox = self.inbox.clone();
+        let cache = self.cache.clone();
+        let runtime = self.runtime.clone();
+        self.threads.spawn_fifo(move || {
+            let asking = cache.as_deref().map(|cache| Asking {
+                cache,
+                tenant: &work.tenant,
+                cache_use: work.cache,
+            });
+            let (context, item) = (&work.context, work.item.as_ref());
+            let result = evaluate(context, work.defined, item, asking.as_ref());
+            let missed = missed(&result).filter(|_| work.cache == CacheUse::Use);
+            match (cache, missed) {
+                (Some(cache), Some(key)) if cache.has_shared_tiers() => {
+                    let _entered = runtime.enter();
+                    levelflow_runtime::task::spawn("cache lookup", async move {
+                        let found = cache.elsewhere(key).await;
+                        let answer = prepared(&work, with_found(result, found));
+                        let _ = inbox.send(answer).await;
+                    });
+                }
+                // The actor never waits for these threads, so a full inbox empties. A closed one means
+                // that nobody needs the answer any more.
+                _ => drop(inbox.blocking_send(prepared(&work, result))),
             }
         });
+    }
+
+    /// Puts a result into the cache.
+    pub(crate) fn keep(&self, computed: Box<Computed>) {
+        let cache = self.cache.clone();
+        self.answer(move || {
+            let key = computed.key;
+            if let Some(cache) = cache {
+                cache.keep(*computed);
+            }
+            Event::Kept { key }
+        });
+    }
+
+    /// Says that a result is not computed here any more.
+    pub(crate) fn give_up(&self, key: CacheKey) {
+        if let Some(cache) = &self.cache {
+            cache.give_up(key);
+        }
     }
 
     pub(crate) fn render_outputs(&self, work: Box<RenderOutputs>) {
@@ -61,11 +110,46 @@ impl PreparePool {
     }
 }
 
+fn prepared(work: &Prepare, result: Result<Preparation, Failure>) -> Message {
+    Message::Engine(Event::Prepared {
+        run: work.run,
+        task: work.task,
+        ticket: work.ticket,
+        result,
+    })
+}
+
+/// What a task was looked up by, if that was not found.
+fn missed(result: &Result<Preparation, Failure>) -> Option<CacheKey> {
+    match result {
+        Ok(Preparation::Input {
+            cache: Some(lookup),
+            ..
+        }) if lookup.found.is_none() => Some(lookup.key),
+        _ => None,
+    }
+}
+
+fn with_found(
+    mut result: Result<Preparation, Failure>,
+    found: Option<Found>,
+) -> Result<Preparation, Failure> {
+    if let Ok(Preparation::Input {
+        cache: Some(lookup),
+        ..
+    }) = &mut result
+    {
+        lookup.found = found;
+    }
+    result
+}
+
 /// What has to be known of a task, or of an item of it, before it can start.
 fn evaluate(
     context: &RunContext,
     task: TaskIndex,
     item: Option<&(u32, Bytes)>,
+    asking: Option<&Asking<'_>>,
 ) -> Result<Preparation, Failure> {
     let spec = &context.definition.tasks[task.0 as usize];
     let mut scope = scope(context).map_err(|error| failure(&error))?;
@@ -98,10 +182,19 @@ fn evaluate(
         return Ok(Preparation::Sleep(sleep.duration.0));
     }
     let keys = spec.limits.as_ref().map(|limits| limits.keys(&scope));
+    let lookup = match (asking, &spec.cache) {
+        (Some(asking), Some(policy)) => {
+            let workflow = &context.definition.name;
+            let lookup = asking.look_up(workflow, spec.kind, policy, &input, &scope);
+            lookup.map_err(|error| failure(&error))?.map(Box::new)
+        }
+        _ => None,
+    };
     Ok(Preparation::Input {
         upstream: upstream::of_task(spec.kind, &input).map(Into::into),
         input: json(&input),
         keys: keys.transpose()?,
+        cache: lookup,
     })
 }
 
@@ -186,7 +279,7 @@ mod tests {
             }],
             definition,
         };
-        evaluate(&context, TaskIndex(last as u32), None)
+        evaluate(&context, TaskIndex(last as u32), None, None)
     }
 
     #[test]
@@ -199,6 +292,7 @@ mod tests {
             input: expected,
             upstream: None,
             keys: None,
+            cache: None,
         };
         assert_eq!(input, expected);
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
+use levelflow_proto::v1::cache_service_server::CacheServiceServer;
 use levelflow_proto::v1::worker_service_server::WorkerServiceServer;
 use levelflow_proto::v1::workflow_service_server::WorkflowServiceServer;
 use levelflow_proto::v1::{self};
@@ -17,7 +18,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::error::StartError;
 use crate::listen::Listener;
-use crate::service::{Backend, Sessions, Workflows};
+use crate::service::{Backend, Caches, Sessions, Workflows};
 
 /// Bytes that a peer may send before it hears that they were read.
 const WINDOW: u32 = 4 * 1024 * 1024;
@@ -35,6 +36,7 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
         .set_serving::<WorkflowServiceServer<Workflows>>()
         .await;
     health.set_serving::<WorkerServiceServer<Sessions>>().await;
+    health.set_serving::<CacheServiceServer<Caches>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -43,11 +45,14 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
     let workflows = WorkflowServiceServer::new(Workflows(backend.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let caches = CacheServiceServer::new(Caches(backend.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let sessions = WorkerServiceServer::new(Sessions(backend))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     Ok(Routes::new(workflows)
         .add_service(sessions)
+        .add_service(caches)
         .add_service(health_service)
         .add_service(reflection))
 }

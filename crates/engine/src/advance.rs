@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use bytes::Bytes;
 use levelflow_common::limits::MAX_FOR_EACH_ITEMS;
-use levelflow_common::{Code, Failure, RunStatus, TaskKind, TaskStatus, Timestamp};
+use levelflow_common::{CacheUse, Code, Failure, RunStatus, TaskKind, TaskStatus, Timestamp};
 
 use crate::command::{BatchNumber, Command, EndedTask, Prepare, RunContext};
 use crate::engine::Engine;
@@ -59,7 +59,7 @@ impl Engine {
         let live = std::mem::take(self.live_task(key, task));
         let run = &mut self.runs[key.0 as usize];
         match live {
-            LiveTask::Idle | LiveTask::Gated => return,
+            LiveTask::Idle | LiveTask::Gated | LiveTask::Following(_) => return,
             // A list that is read again after a restart did not pass the gate again.
             LiveTask::Preparing(_) if matches!(run.state.task(task).place, Place::List { .. }) => {
                 return;
@@ -109,19 +109,39 @@ impl Engine {
             let list = run.lists.get(&defined)?;
             Some((position, list.get(position as usize)?.clone()))
         });
+        let cache = state.submitted.cache;
+        let is_looked_up =
+            cache == CacheUse::Use && state.definition.tasks[defined.0 as usize].cache.is_some();
         let prepare = Prepare {
             run: key,
             task,
             ticket,
             defined,
             item,
+            tenant: state.submitted.tenant.clone(),
+            cache,
             context: context(state, needs.iter().copied().map(TaskIndex)),
         };
+        if is_looked_up {
+            self.flights.asked(ticket);
+        }
         // Evaluation has no effect outside, so it need not wait for what caused it.
         self.command(BatchNumber::default(), Command::Prepare(Box::new(prepare)));
     }
 
     pub(crate) fn prepared(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+        ticket: Ticket,
+        result: Result<Preparation, Failure>,
+    ) {
+        self.prepare_current(now, key, task, ticket, result);
+        self.flights.answered(ticket);
+    }
+
+    fn prepare_current(
         &mut self,
         now: Timestamp,
         key: RunKey,
@@ -141,7 +161,13 @@ impl Engine {
                 input,
                 upstream,
                 keys,
+                cache,
             }) => {
+                if let Some(lookup) = cache
+                    && !self.look_up(now, key, task, *lookup)
+                {
+                    return;
+                }
                 let upstream = upstream.and_then(|name| self.intern_upstream(now, &name));
                 self.enqueue(now, key, task, Some(input), upstream, keys.as_deref());
             }
@@ -359,6 +385,7 @@ pub(crate) fn served_status(state: &RunState, task: TaskIndex, live: &LiveTask) 
         }
         LiveTask::Gated
         | LiveTask::Preparing(_)
+        | LiveTask::Following(_)
         | LiveTask::Queued { .. }
         | LiveTask::Parked { .. } => TaskStatus::Ready,
         LiveTask::Idle => state.task(task).status,

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    Code, Failure, FencingToken, RunId, RunStatus, SecretPart, TaskKind, TaskStatus, WorkerId,
+    CacheKey, CacheUse, Code, Failure, FencingToken, RunId, RunStatus, SecretPart, TaskKind,
+    TaskStatus, WorkerId,
 };
 
 use crate::breaker::BreakerState;
 use crate::definition::Definition;
 use crate::event::{ReplyId, RunKey, SessionId, Ticket};
+use crate::flight::Output;
 use crate::record::{RunNumber, TaskIndex};
 
 /// The number of a batch of journal entries, from 1. What happened in one batch becomes durable at once.
@@ -93,6 +95,13 @@ pub enum Command {
     },
     /// Tell whoever watches over workers that a task is tried no more, since workers went down with it.
     Quarantined(Box<Quarantined>),
+    /// Put a result into the cache, and say [`crate::Event::Kept`] then, also when it is not taken.
+    Keep(Box<Computed>),
+    /// No task here computes a result any more.
+    GiveUp {
+        /// Which.
+        key: CacheKey,
+    },
     /// Tell whoever waits for the run that it has ended, then evict it.
     Ended(Box<Ended>),
 }
@@ -127,6 +136,10 @@ pub struct Prepare {
     pub defined: TaskIndex,
     /// The place in the list and the JSON value, for an item.
     pub item: Option<(u32, Bytes)>,
+    /// Whose run it is.
+    pub tenant: Arc<str>,
+    /// What it does with the cache.
+    pub cache: CacheUse,
     /// What expressions can refer to.
     pub context: RunContext,
 }
@@ -164,6 +177,25 @@ pub struct EndedTask {
     pub status: TaskStatus,
     /// Its output, a JSON value.
     pub output: Option<Bytes>,
+}
+
+/// A result that others can use.
+#[derive(Debug)]
+pub struct Computed {
+    /// What it is found by.
+    pub key: CacheKey,
+    /// The workflow.
+    pub definition: Arc<Definition>,
+    /// The place of the task in it.
+    pub task: TaskIndex,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// The run that computed it.
+    pub run_id: RunId,
+    /// The output, or a failure that no retry can help.
+    pub result: Result<Output, Failure>,
+    /// How long the attempt took.
+    pub took: Duration,
 }
 
 /// An attempt to send.

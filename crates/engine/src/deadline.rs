@@ -49,6 +49,7 @@ impl Engine {
                     worker: None,
                     output: bytes::Bytes::from_static(b"null"),
                     stream: None,
+                    cached: None,
                 };
                 self.record(now, key, fact);
             }

@@ -13,6 +13,7 @@ use levelflow_common::view::{PlanLevel, PlanTask, PlanView};
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
 
+use crate::cache_spec::CacheSpec;
 use crate::limit::LimitSpec;
 use crate::measured::expected;
 use crate::plan::{NotADag, Plan};
@@ -77,6 +78,8 @@ pub struct TaskSpec {
     pub priority: Option<Priority>,
     /// How many like it may run at once, and how often they may start.
     pub limits: Option<Box<LimitSpec>>,
+    /// That its results may be used again.
+    pub cache: Option<Box<CacheSpec>>,
     /// The run goes on when it fails.
     pub continue_on_error: bool,
 }
@@ -249,7 +252,11 @@ impl TaskSpec {
             .as_ref()
             .is_none_or(|it| it.constant_keys().is_some());
         // The condition of a list is evaluated once for the list, before its items.
-        let constant = template.is_static() && (when.is_none() || for_each.is_some()) && has_keys;
+        let cache = CacheSpec::new(task)?.map(Box::new);
+        let constant = template.is_static()
+            && (when.is_none() || for_each.is_some())
+            && has_keys
+            && cache.is_none();
         let upstream = constant
             .then(|| upstream::of_task(task.kind, input))
             .flatten();
@@ -277,6 +284,7 @@ impl TaskSpec {
             heartbeat_timeout: timeout.heartbeat.map(|limit| limit.0),
             priority: task.priority,
             limits,
+            cache,
             continue_on_error: task.continue_on_error,
         })
     }

@@ -57,6 +57,11 @@ impl Engine {
             }
         }
         self.record(now, key, fact);
+        if !self.flights.is_empty() {
+            for task in (0..tasks).map(TaskIndex) {
+                self.land(now, key, task);
+            }
+        }
         let after = self.run(key).recorded_in.0;
         for (session, token) in stops {
             self.command(after, Command::Stop { session, token });

@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::command::{BatchNumber, Command, Effect};
 use crate::config::Config;
 use crate::event::{Event, RunKey, Ticket};
+use crate::flight::Flights;
 use crate::lane::Lanes;
 use crate::lease::Leases;
 use crate::limit::Limits;
@@ -41,6 +42,7 @@ pub struct Engine {
     pub(crate) lanes: Lanes,
     pub(crate) leases: Leases,
     pub(crate) limits: Limits,
+    pub(crate) flights: Flights,
     pub(crate) timers: Timers,
     pub(crate) upstreams: Upstreams,
     pub(crate) sweep_at: Option<Timestamp>,
@@ -107,6 +109,7 @@ impl Engine {
             workers: Workers::default(),
             lanes: Lanes::default(),
             limits: Limits::default(),
+            flights: Flights::default(),
             timers: Timers::default(),
             sweep_at: None,
             measured: Measured::default(),
@@ -180,6 +183,7 @@ impl Engine {
                 self.heartbeat(now, session, &running, &progressed, intake);
                 self.calls_went_on(now, session, calls);
             }
+            Event::Kept { key } => self.kept(key),
             Event::Tick => self.tick(now),
         }
         Ok(())
@@ -260,6 +264,10 @@ impl Engine {
         Ticket(self.next_ticket)
     }
 
+    pub(crate) fn last_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket)
+    }
+
     pub(crate) fn command(&mut self, after: BatchNumber, command: Command) {
         self.effects.push(Effect { after, command });
     }
@@ -292,6 +300,7 @@ impl Engine {
     pub(crate) fn follow(&mut self, now: Timestamp, key: RunKey) {
         let mut changes = std::mem::take(&mut self.changes);
         let mut freed = false;
+        let mut landed = Vec::new();
         for &change in &changes {
             match change {
                 Change::Ready(_) => {}
@@ -302,6 +311,9 @@ impl Engine {
                         _ => {}
                     }
                     self.release(key, task);
+                    if !self.flights.is_empty() {
+                        landed.push(task);
+                    }
                     if !self.run(key).lists.is_empty() {
                         self.run_mut(key).lists.remove(&task);
                     }
@@ -328,6 +340,9 @@ impl Engine {
         changes.clear();
         self.changes = changes;
         self.finish_if_done(now, key);
+        for task in landed {
+            self.land(now, key, task);
+        }
     }
 
     /// The live side of a task; items get theirs when they are first looked at.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    AttemptResult, Failure, FencingToken, RunId, TaskKind, UpstreamCall, UpstreamReport, WorkerId,
+    AttemptResult, CacheKey, Failure, FencingToken, RunId, TaskKind, UpstreamCall, UpstreamReport,
+    WorkerId,
 };
 
 use crate::definition::Definition;
+use crate::flight::Lookup;
 use crate::limit::LimitKeys;
 use crate::record::{RecordedStream, Submitted, TaskIndex};
 
@@ -130,6 +132,11 @@ pub enum Event {
         /// What it takes.
         intake: Intake,
     },
+    /// The answer to [`crate::Command::Keep`].
+    Kept {
+        /// Of what.
+        key: CacheKey,
+    },
     /// Time passed.
     Tick,
 }
@@ -159,6 +166,8 @@ pub enum Preparation {
         upstream: Option<Arc<str>>,
         /// The keys of its limits, if it has any.
         keys: Option<Box<LimitKeys>>,
+        /// What the cache said, if it was asked.
+        cache: Option<Box<Lookup>>,
     },
     /// The items of its list, each a JSON value.
     Items(Vec<Bytes>),

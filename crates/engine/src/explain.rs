@@ -1,6 +1,6 @@
 //! Exactly why a task waits.
 
-use levelflow_common::{Priority, RunId, TaskStatus, Timestamp};
+use levelflow_common::{CacheKey, Priority, RunId, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
 use crate::breaker::BreakerState;
@@ -78,6 +78,7 @@ impl Engine {
             LiveTask::Queued { since, lane, .. } => {
                 self.why_queued(now, *lane, run.state.priority_of(task), *since)
             }
+            LiveTask::Following(cache_key) => vec![self.why_following(*cache_key)],
             LiveTask::Parked { since, .. } => self.why_parked(now, key, task, *since),
             LiveTask::Leased(token) => {
                 let lease = self.leases.get(*token);
@@ -103,6 +104,19 @@ impl Engine {
             }
         };
         Ok((run.recorded_in.0, Explanation { status, reasons }))
+    }
+
+    fn why_following(&self, cache_key: CacheKey) -> Reason {
+        let leader = self.flights.leader_of(cache_key);
+        let text = leader.map_or_else(String::new, |(key, task)| {
+            let state = &self.run(key).state;
+            let id = &state.definition.tasks[state.defined(task).0 as usize].id;
+            format!(": task `{id}` of run {}", state.submitted.run_id)
+        });
+        reason(
+            "same_result",
+            format!("another task computes the same result{text}"),
+        )
     }
 
     fn why_gated(&self, key: RunKey, task: TaskIndex) -> Reason {
@@ -307,12 +321,21 @@ impl RunState {
                 "sleeping",
                 format!("it wakes in {:.1?}", in_time(state.wakes_at)),
             )],
-            TaskStatus::Succeeded => match &state.reused_from {
-                Some(run) => vec![reason(
+            TaskStatus::Succeeded => match (&state.reused_from, &state.cached) {
+                (_, Some(from)) => vec![reason(
+                    "cached",
+                    format!(
+                        "its result was found: {}, computed {:.1?} ago in {:.1?}",
+                        from.tier.as_str(),
+                        from.age,
+                        from.saved
+                    ),
+                )],
+                (Some(run), None) => vec![reason(
                     "succeeded",
                     format!("its output was kept from run {run}"),
                 )],
-                None => vec![reason("succeeded", "it has ended with an output")],
+                (None, None) => vec![reason("succeeded", "it has ended with an output")],
             },
             TaskStatus::Failed => vec![reason(
                 "failed",

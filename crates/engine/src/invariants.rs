@@ -27,6 +27,7 @@ impl Engine {
         self.check_lanes();
         self.check_upstreams();
         self.check_limits();
+        self.check_flights();
         self.check_timers();
         for (key, run) in &self.runs {
             run.state.check_invariants();
@@ -196,6 +197,21 @@ impl Engine {
         }
         let held = self.lanes.iter().filter(|(_, it)| it.upstream.is_some());
         assert_eq!(lanes, held.count(), "a lane has lost its upstream");
+    }
+
+    fn check_flights(&self) {
+        let following =
+            |(key, task): (RunKey, TaskIndex)| match self.run(key).tasks.get(task.0 as usize) {
+                Some(LiveTask::Following(cache_key)) => Some(*cache_key),
+                _ => None,
+            };
+        self.flights.check_invariants(following);
+        let mut count = 0;
+        for (_, run) in &self.runs {
+            let follows = |live: &&LiveTask| matches!(live, LiveTask::Following(_));
+            count += run.tasks.iter().filter(follows).count();
+        }
+        assert_eq!(self.flights.followers(), count, "a task waits for nothing");
     }
 
     fn check_timers(&self) {

@@ -7,6 +7,7 @@
 
 mod advance;
 mod breaker;
+mod cache_spec;
 pub mod chunk;
 pub mod command;
 mod compile;
@@ -18,6 +19,7 @@ mod end;
 mod engine;
 pub mod event;
 mod explain;
+mod flight;
 mod invariants;
 mod lane;
 mod lease;
@@ -43,12 +45,14 @@ mod view;
 mod worker;
 
 pub use breaker::{BreakerPolicy, BreakerState};
+pub use cache_spec::CacheSpec;
 pub use command::{BatchNumber, Command, Effect};
 pub use config::Config;
 pub use definition::Definition;
 pub use engine::{Engine, Gathered, Load};
 pub use event::Event;
 pub use explain::{Explanation, Reason};
+pub use flight::{Found, Lookup, Output};
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
 pub use rejection::Rejection;
 pub use run::{ReplayError, RunState};

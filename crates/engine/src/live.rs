@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use levelflow_common::workflow::Dispatch;
-use levelflow_common::{FencingToken, RunStatus, Timestamp};
+use levelflow_common::{CacheKey, FencingToken, RunStatus, Timestamp};
 
 use crate::command::BatchNumber;
 use crate::event::Ticket;
@@ -47,8 +47,10 @@ pub(crate) enum LiveTask {
     Idle,
     /// It is held back by `max_parallel` or by a level barrier.
     Gated,
-    /// Its expressions are being evaluated.
+    /// Its expressions are being evaluated, and its result looked up.
     Preparing(Ticket),
+    /// Another task computes the same, and it waits for that one's result.
+    Following(CacheKey),
     /// It waits for a worker.
     Queued {
         ticket: Ticket,
@@ -228,7 +230,7 @@ impl Gate {
     /// When they do not agree.
     pub(crate) fn check_invariants(&self, state: &RunState, tasks: &[LiveTask]) {
         let inside = |task: TaskIndex| match &tasks[task.0 as usize] {
-            LiveTask::Idle | LiveTask::Gated => false,
+            LiveTask::Idle | LiveTask::Gated | LiveTask::Following(_) => false,
             LiveTask::Preparing(_) => !matches!(state.task(task).place, Place::List { .. }),
             LiveTask::Queued { .. } | LiveTask::Parked { .. } | LiveTask::Leased(_) => true,
         };

@@ -65,6 +65,7 @@ impl Engine {
                 let worker = Some(self.workers.get(lease.worker).hello.worker.clone());
                 let run = &self.runs[key.0 as usize];
                 self.measured.note(run, run.state.defined(task), duration);
+                self.keep_stream(key, task, stream.as_deref());
                 let fact = Fact::Succeeded {
                     task,
                     attempt: lease.attempt,
@@ -72,6 +73,7 @@ impl Engine {
                     worker,
                     output,
                     stream,
+                    cached: None,
                 };
                 self.record(now, key, fact);
                 self.admit_gated_if_running(now, key);
@@ -159,7 +161,7 @@ impl Engine {
         }
     }
 
-    fn within_bounds(
+    pub(crate) fn within_bounds(
         &self,
         key: RunKey,
         result: AttemptResult,

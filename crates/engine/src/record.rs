@@ -7,7 +7,8 @@ use bytes::Bytes;
 use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
-    Failure, FencingToken, RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest,
+    CacheUse, CachedFrom, Failure, FencingToken, RunId, RunStatus, Timestamp, WorkerId,
+    WorkflowDigest,
 };
 
 /// The number of a run in one store: runs are numbered from 1 in the order of their submits.
@@ -87,6 +88,8 @@ pub enum Fact {
         output: Bytes,
         /// The chunks that the attempt gave before it, if any.
         stream: Option<Box<RecordedStream>>,
+        /// Where it was found, if no attempt gave it; `attempt` counts those before.
+        cached: Option<Box<CachedFrom>>,
     },
     /// An attempt failed, or a task failed before an attempt could start.
     Failed {
@@ -153,6 +156,8 @@ pub struct Submitted {
     pub priority: Priority,
     /// When its tasks may start on the results they need.
     pub durability: Durability,
+    /// What its tasks do with the cache.
+    pub cache: CacheUse,
     /// Labels of the workflow and of the submit.
     pub labels: BTreeMap<String, String>,
     /// A JSON object with defaults filled in.

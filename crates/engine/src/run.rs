@@ -204,6 +204,7 @@ impl RunState {
                 worker,
                 output,
                 stream,
+                cached,
             } => {
                 let stream = stream.as_deref();
                 self.output_bytes += output.len() + stream.map_or(0, |it| it.packed.len());
@@ -213,6 +214,7 @@ impl RunState {
                 state.worker.clone_from(worker);
                 state.output = Some(output.clone());
                 state.chunks = stream.map_or(0, |it| it.chunks);
+                state.cached.clone_from(cached);
                 state.failure = None;
                 self.end(*task, TaskStatus::Succeeded, at, changes);
             }

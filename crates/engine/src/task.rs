@@ -1,7 +1,7 @@
 //! The state of a task in a run.
 
 use bytes::Bytes;
-use levelflow_common::{Code, Failure, RunId, TaskStatus, Timestamp, WorkerId};
+use levelflow_common::{CachedFrom, Code, Failure, RunId, TaskStatus, Timestamp, WorkerId};
 
 use crate::record::TaskIndex;
 
@@ -39,6 +39,8 @@ pub struct TaskState {
     pub skipped_by: Option<TaskIndex>,
     /// The run that computed the output, where it was kept from an earlier one.
     pub reused_from: Option<Box<RunId>>,
+    /// Where the output was found, if no attempt gave it.
+    pub cached: Option<Box<CachedFrom>>,
 }
 
 /// An attempt that went down with the process that ran it.
@@ -95,6 +97,7 @@ impl TaskState {
             losses: Vec::new(),
             skipped_by: None,
             reused_from: None,
+            cached: None,
         }
     }
 

@@ -103,6 +103,7 @@ impl RunState {
                 output: state.output.clone().unwrap_or_default(),
                 reused_from: state.reused_from.as_deref().copied(),
                 chunks: state.chunks,
+                cached: state.cached.as_deref().copied(),
             },
             TaskStatus::Failed => RunEvent::TaskFailed {
                 task,

@@ -119,6 +119,7 @@ impl RunState {
             failure: state.failure.as_deref().cloned(),
             reused_from: state.reused_from.as_deref().copied(),
             chunks: state.chunks,
+            cached: state.cached.as_deref().copied(),
         }
     }
 

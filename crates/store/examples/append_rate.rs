@@ -125,6 +125,7 @@ fn success(task: u32, at: Timestamp) -> Fact {
         attempt: 1,
         started_at: at,
         worker: Some(WorkerId("worker-1".into())),
+        cached: None,
         output: br#"{"ok":true}"#.as_slice().into(),
         stream: None,
     }
@@ -138,6 +139,7 @@ fn submitted(run: u64) -> Submitted {
         tenant: "default".into(),
         priority: Priority::Normal,
         durability: Durability::Strict,
+        cache: levelflow_common::CacheUse::Use,
         labels: BTreeMap::new(),
         inputs: b"{}".as_slice().into(),
         key: None,

@@ -52,6 +52,7 @@ fn succeeded(task: u32) -> Record {
         attempt: 1,
         started_at: Timestamp::from_micros(1_700_000_000_000_000),
         worker: Some(WorkerId("worker-1".into())),
+        cached: None,
         output: Bytes::from_static(br#"{"status":200,"body":"ok"}"#),
         stream: None,
     })
@@ -72,6 +73,7 @@ fn submitted() -> Submitted {
         tenant: "default".into(),
         priority: Priority::Normal,
         durability: Durability::Strict,
+        cache: levelflow_common::CacheUse::Use,
         labels: BTreeMap::from([("team".to_owned(), "data".to_owned())]),
         inputs: Bytes::from_static(br#"{"since":"2026-01-01"}"#),
         key: None,

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
-    Code, Failure, FencingToken, HumanDuration, RunId, RunStatus, Timestamp, WorkerId,
-    WorkflowDigest,
+    CacheTier, CacheUse, CachedFrom, Code, Failure, FencingToken, HumanDuration, RunId, RunStatus,
+    Timestamp, WorkerId, WorkflowDigest,
 };
 use levelflow_engine::record::{Kept, KeptEnd, RecordedStream, SubmitKey};
 use levelflow_engine::{Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
@@ -149,6 +149,8 @@ struct SubmittedRow {
     resumed_from: Option<Bytes>,
     #[prost(message, repeated, tag = "11")]
     kept: Vec<KeptRow>,
+    #[prost(uint32, tag = "12")]
+    cache: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -211,6 +213,8 @@ struct SucceededRow {
     output: Bytes,
     #[prost(message, optional, boxed, tag = "6")]
     stream: Option<Box<StreamRow>>,
+    #[prost(message, optional, boxed, tag = "7")]
+    cached: Option<Box<CachedFromRow>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -221,6 +225,18 @@ struct StreamRow {
     chunks: u32,
     #[prost(bytes = "bytes", tag = "3")]
     packed: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CachedFromRow {
+    #[prost(uint32, tag = "1")]
+    tier: u32,
+    /// In microseconds.
+    #[prost(uint64, tag = "2")]
+    age: u64,
+    /// In microseconds.
+    #[prost(uint64, tag = "3")]
+    saved: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -360,6 +376,7 @@ impl FactRow {
                 worker,
                 output,
                 stream,
+                cached,
             } => Self::Succeeded(SucceededRow {
                 task: task.0,
                 attempt: *attempt,
@@ -369,6 +386,9 @@ impl FactRow {
                 stream: stream
                     .as_deref()
                     .map(|stream| Box::new(StreamRow::of(stream))),
+                cached: cached
+                    .as_deref()
+                    .map(|from| Box::new(CachedFromRow::of(from))),
             }),
             Fact::Failed {
                 task,
@@ -420,6 +440,10 @@ impl FactRow {
                 worker: row.worker.map(|worker| WorkerId(worker.into())),
                 output: row.output,
                 stream: row.stream.map(|stream| Box::new(stream.read())),
+                cached: row
+                    .cached
+                    .map(|from| from.read().map(Box::new))
+                    .transpose()?,
             },
             Self::Failed(row) => Fact::Failed {
                 task: TaskIndex(row.task),
@@ -483,6 +507,7 @@ impl SubmittedRow {
                 .resumed_from
                 .map(|run| Bytes::copy_from_slice(run.as_bytes())),
             kept: submitted.kept.iter().map(KeptRow::of).collect(),
+            cache: cache_use_number(submitted.cache),
         }
     }
 
@@ -496,6 +521,7 @@ impl SubmittedRow {
             priority: read_priority(self.priority)?,
             durability: read_durability(self.durability)?,
             labels: self.labels,
+            cache: read_cache_use(self.cache)?,
             inputs: self.inputs,
             key: self.key.map(SubmitKeyRow::read).transpose()?,
             resumed_from: self
@@ -549,15 +575,35 @@ impl KeptRow {
     }
 }
 
+impl CachedFromRow {
+    fn of(from: &CachedFrom) -> Self {
+        Self {
+            tier: tier_number(from.tier),
+            age: micros(from.age),
+            saved: micros(from.saved),
+        }
+    }
+
+    fn read(self) -> Result<CachedFrom, DecodeError> {
+        Ok(CachedFrom {
+            tier: read_tier(self.tier)?,
+            age: Duration::from_micros(self.age),
+            saved: Duration::from_micros(self.saved),
+        })
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl FailureRow {
     fn of(failure: &Failure) -> Self {
         Self {
             code: failure.code.as_str().to_owned(),
             message: failure.message.clone(),
             retryable: failure.retryable,
-            retry_after: failure
-                .retry_after
-                .map(|wait| u64::try_from(wait.0.as_micros()).unwrap_or(u64::MAX)),
+            retry_after: failure.retry_after.map(|wait| micros(wait.0)),
         }
     }
 
@@ -619,6 +665,38 @@ fn read_priority(number: u32) -> Result<Priority, DecodeError> {
         .into_iter()
         .find(|priority| priority_number(*priority) == number)
         .ok_or_else(|| unknown("priority", number))
+}
+
+const fn tier_number(tier: CacheTier) -> u32 {
+    match tier {
+        CacheTier::Memory => 1,
+        CacheTier::Redis => 2,
+        CacheTier::Postgres => 3,
+        CacheTier::Flight => 4,
+    }
+}
+
+fn read_tier(number: u32) -> Result<CacheTier, DecodeError> {
+    CacheTier::ALL
+        .into_iter()
+        .find(|tier| tier_number(*tier) == number)
+        .ok_or_else(|| unknown("cached.tier", number))
+}
+
+/// Runs from before there was a cache have 0.
+const fn cache_use_number(cache: CacheUse) -> u32 {
+    match cache {
+        CacheUse::Use => 0,
+        CacheUse::Refresh => 1,
+        CacheUse::Off => 2,
+    }
+}
+
+fn read_cache_use(number: u32) -> Result<CacheUse, DecodeError> {
+    CacheUse::ALL
+        .into_iter()
+        .find(|cache| cache_use_number(*cache) == number)
+        .ok_or_else(|| unknown("cache", number))
 }
 
 const fn durability_number(durability: Durability) -> u32 {

@@ -74,6 +74,7 @@ fn submitted() -> impl Strategy<Value = Submitted> {
     let settings = (
         select(&Priority::ALL[..]),
         select(&[Durability::Strict, Durability::Relaxed][..]),
+        select(&CacheUse::ALL[..]),
     );
     let resumed = (option::of(run_id()), vec(kept(), 0..4));
     (
@@ -94,12 +95,23 @@ fn submitted() -> impl Strategy<Value = Submitted> {
                 labels: names.2,
                 priority: settings.0,
                 durability: settings.1,
+                cache: settings.2,
                 inputs,
                 key,
                 resumed_from: resumed.0,
                 kept: resumed.1,
             },
         )
+}
+
+fn cached() -> impl Strategy<Value = CachedFrom> {
+    (select(&CacheTier::ALL[..]), any::<u32>(), any::<u32>()).prop_map(|(tier, age, saved)| {
+        CachedFrom {
+            tier,
+            age: Duration::from_micros(age.into()),
+            saved: Duration::from_micros(saved.into()),
+        }
+    })
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
@@ -113,18 +125,22 @@ fn fact() -> impl Strategy<Value = Fact> {
             time(),
             worker(),
             payload(),
-            option::of(stream())
+            option::of(stream()),
+            option::of(cached())
         )
-            .prop_map(|(task, attempt, started_at, worker, output, stream)| {
-                Fact::Succeeded {
-                    task,
-                    attempt,
-                    started_at,
-                    worker,
-                    output,
-                    stream,
+            .prop_map(
+                |(task, attempt, started_at, worker, output, stream, cached)| {
+                    Fact::Succeeded {
+                        task,
+                        attempt,
+                        started_at,
+                        worker,
+                        output,
+                        stream,
+                        cached: cached.map(Box::new),
+                    }
                 }
-            }),
+            ),
         (
             task(),
             any::<u32>(),

@@ -5,6 +5,7 @@ use levelflow_common::{Failure, RunStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::run::CachedFrom;
 use super::{JsonText, timestamp};
 
 /// Something that happened in a run.
@@ -122,6 +123,8 @@ enum Body<'a> {
         output: Option<JsonText<'a>>,
         /// The run that computed it, where it was kept from an earlier one.
         reused_from: Option<String>,
+        /// Where it was found, if no attempt gave it.
+        cached: Option<CachedFrom>,
         /// Chunks that were recorded with it.
         chunks: u32,
     },
@@ -226,6 +229,7 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 started_at,
                 output,
                 reused_from,
+                cached,
                 chunks,
             } => Self::TaskSucceeded {
                 task: task.into(),
@@ -233,6 +237,7 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 started_at: timestamp(*started_at),
                 output: JsonText::read(output),
                 reused_from: reused_from.map(|run| run.to_string()),
+                cached: cached.map(CachedFrom::new),
                 chunks: *chunks,
             },
             RunEvent::TaskFailed {

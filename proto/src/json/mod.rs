@@ -4,6 +4,7 @@
 
 mod alert;
 mod breaker;
+mod cache;
 mod chunk;
 mod event;
 mod overview;
@@ -19,10 +20,13 @@ use serde_json::value::RawValue;
 
 pub use alert::Alert;
 pub use breaker::{Breaker, BreakerList};
+pub use cache::{CacheStatistics, CacheTierStatistics, SharedCacheTierStatistics};
 pub use chunk::Chunk;
 pub use event::Event;
 pub use overview::Overview;
-pub use run::{Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs};
+pub use run::{
+    CachedFrom, Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs,
+};
 pub use worker::{Worker, WorkerHeartbeat, WorkerList, WorkerSession};
 
 /// A point in time in RFC 3339, in UTC, to the millisecond.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use levelflow_common::view::{RunSummary, RunView, TaskCounts, TaskView};
 use levelflow_common::{Failure, Priority, RunStatus, TaskKind, TaskStatus, Timestamp};
@@ -95,11 +96,37 @@ pub struct Task<'a> {
     /// The run that computed the output, where it was kept from an earlier one.
     #[schemars(extend("format" = "uuid"))]
     reused_from: Option<String>,
+    /// Where the output was found, if no attempt gave it.
+    cached: Option<CachedFrom>,
     /// Chunks that were recorded with the output.
     chunks: u32,
     /// Its output.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<JsonText<'a>>,
+}
+
+/// Where the result of a task came from that did not run.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CachedFrom {
+    /// Where it was found: `memory`, `redis`, `postgres` or, with a task that computed it at the same time,
+    /// `flight`.
+    tier: &'static str,
+    /// How long ago it was computed.
+    age_ms: f64,
+    /// How long that had taken.
+    saved_ms: f64,
+}
+
+impl CachedFrom {
+    /// The form of where a result came from.
+    pub fn new(from: levelflow_common::CachedFrom) -> Self {
+        let millis = |span: Duration| span.as_micros() as f64 / 1e3;
+        Self {
+            tier: from.tier.as_str(),
+            age_ms: millis(from.age),
+            saved_ms: millis(from.saved),
+        }
+    }
 }
 
 /// A page of a list of runs.
@@ -212,6 +239,7 @@ impl<'a> Task<'a> {
             worker: task.worker.as_ref().map(|worker| worker.0.as_ref()),
             failure: task.failure.as_ref(),
             reused_from: task.reused_from.map(|run| run.to_string()),
+            cached: task.cached.map(CachedFrom::new),
             chunks: task.chunks,
             output: match outputs {
                 TaskOutputs::Included => task.output.as_deref().and_then(JsonText::read),
@@ -272,6 +300,7 @@ mod tests {
                 output: Some(Bytes::from_static(b"{\"lines\":3}")),
                 failure: None,
                 reused_from: None,
+                cached: None,
                 chunks: 4,
             }],
             critical_path: vec!["report".into()],
@@ -302,6 +331,7 @@ mod tests {
                 "worker": null,
                 "failure": null,
                 "reused_from": null,
+                "cached": null,
                 "chunks": 4,
             })
         );

@@ -15,10 +15,10 @@ use crate::clock::Clock;
 use crate::config::{CacheConfig, MemoryConfig};
 use crate::entry::{Labels, Target};
 use crate::error::TierError;
-use crate::key::CacheKey;
 use crate::memory::MemoryTier;
 use crate::shared::SharedSettings;
 use crate::tier::{LeaseToken, Record, SharedTier, Tier, TierKind, Usage};
+use levelflow_common::CacheKey;
 
 pub(super) const BUDGET: Duration = Duration::from_millis(20);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::entry::{Computed, Labels, Terms};
-use crate::key::CacheKey;
+use levelflow_common::CacheKey;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

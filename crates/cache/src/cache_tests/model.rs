@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levelflow_common::{Code, Failure, TaskKind, Timestamp};
+use levelflow_common::{Code, Failure, TaskKind, Timestamp, WorkflowDigest};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use super::*;
 use crate::canonical::CanonicalJson;
 use crate::config::CacheConfig;
 use crate::entry::Target;
-use crate::key::{DefinitionDigest, KeyParts, Subject};
+use crate::key::{KeyParts, Subject};
 use crate::tier::TierKind;
 
 /// What a result is of.
@@ -33,7 +33,7 @@ impl Work {
             tenant: &self.tenant.to_string(),
             scope: "s",
             kind: TaskKind::Handler,
-            definition: DefinitionDigest::of_canonical(&definition),
+            definition: WorkflowDigest::of(definition.as_bytes()),
             subject: Subject::Input(&input),
             handler_version: &self.version.to_string(),
         }

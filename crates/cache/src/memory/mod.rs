@@ -20,8 +20,8 @@ use crate::adaptive::AdaptiveTtl;
 use crate::config::MemoryConfig;
 use crate::entry::{Labels, Target};
 use crate::error::TierError;
-use crate::key::CacheKey;
 use crate::tier::{Record, Tier, TierKind, Usage};
+use levelflow_common::CacheKey;
 
 pub use eviction::Eviction;
 use eviction::{Rank, Ranking};

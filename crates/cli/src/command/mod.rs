@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 pub(crate) mod breakers;
+pub(crate) mod cache;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod coordinator;
@@ -43,6 +44,7 @@ impl Command {
             Self::Breakers(arguments) => arguments.connection.flags(flags),
             Self::Workers(arguments) => arguments.connection.flags(flags),
             Self::Top(arguments) => arguments.connection.flags(flags),
+            Self::Cache(arguments) => arguments.connection.flags(flags),
             Self::Plan(_) | Self::Validate(_) | Self::Schema(_) | Self::Completions(_) => {}
         }
     }
@@ -74,6 +76,7 @@ impl Command {
             Self::Breakers(arguments) => breakers::execute(arguments, context).await,
             Self::Workers(_) => workers::execute(context).await,
             Self::Top(arguments) => top::execute(&arguments, context).await,
+            Self::Cache(arguments) => cache::execute(arguments, context).await,
             Self::Validate(arguments) => validate::execute(&arguments, context),
             Self::Schema(_) => schema::execute(context),
             Self::Completions(arguments) => completions::execute(&arguments, context),

@@ -339,10 +339,19 @@ fn event_line(event: &RunEvent, at: Timestamp, progress: &Progress) -> Option<St
             task,
             started_at,
             reused_from,
+            cached,
             ..
-        } => match reused_from {
-            Some(run) => format!("{}{} kept from run {run}", level(task), name(task)),
-            None => format!(
+        } => match (reused_from, cached) {
+            (_, Some(from)) => format!(
+                "{}{} found in the cache ({}), computed {} ago in {}",
+                level(task),
+                name(task),
+                from.tier.as_str(),
+                duration(from.age),
+                duration(from.saved)
+            ),
+            (Some(run), None) => format!("{}{} kept from run {run}", level(task), name(task)),
+            (None, None) => format!(
                 "{}{} succeeded in {}",
                 level(task),
                 name(task),
@@ -498,6 +507,7 @@ mod tests {
                     output: bytes::Bytes::from_static(b"1"),
                     reused_from: None,
                     chunks: 0,
+                    cached: None,
                 },
                 RunEvent::LevelCompleted { level: 0 },
                 RunEvent::Finished {

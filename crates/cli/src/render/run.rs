@@ -87,7 +87,9 @@ fn table(run: &RunView, now: Timestamp, styling: Styling) -> String {
             (Some(queued), Some(started)) => duration(started.since(queued)),
             _ => String::new(),
         };
-        let state = if task.reused_from.is_some() {
+        let state = if task.cached.is_some() {
+            "cached"
+        } else if task.reused_from.is_some() {
             "kept"
         } else {
             task.status.as_str()

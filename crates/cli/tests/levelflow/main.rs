@@ -4,6 +4,7 @@
 
 mod api;
 mod breakers;
+mod cache;
 mod chain;
 mod chat;
 mod client;

@@ -7,6 +7,7 @@ use proptest::sample::{Index, subsequence};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cache::{CachePolicy, CacheScope, Normalize};
 use crate::duration::HumanDuration;
 use crate::retry::{AttemptCode, RetryPolicy};
 use crate::workflow::{
@@ -144,6 +145,16 @@ fn task(index: usize) -> impl Strategy<Value = Task> {
                     key: "k".to_owned(),
                     limit,
                     per: HumanDuration(std::time::Duration::from_secs(60)),
+                }),
+                cache: each.then(|| CachePolicy {
+                    ttl: Some(HumanDuration(std::time::Duration::from_secs(60))),
+                    key: max_parallel.map(|limit| json!([limit, "${{ inputs }}"])),
+                    scope: CacheScope::Workflow,
+                    normalize: Normalize::Words,
+                    version: Some("2".to_owned()),
+                    tags: vec!["a".to_owned()],
+                    on_error: max_parallel
+                        .map(|_| HumanDuration(std::time::Duration::from_secs(1))),
                 }),
                 continue_on_error,
             }

@@ -460,6 +460,8 @@ impl Actor {
         match command {
             Command::Reply { reply, answer } => self.reply(reply, answer),
             Command::Prepare(work) => self.prepare.prepare(work),
+            Command::Keep(computed) => self.prepare.keep(computed),
+            Command::GiveUp { key } => self.prepare.give_up(key),
             Command::RenderOutputs(work) => self.prepare.render_outputs(work),
             Command::Dispatch { session, token } => self.dispatch(now, session, token),
             Command::Stop { session, token } => self.sessions.stop(session, token),

@@ -4,6 +4,7 @@
 //! the OpenAPI document of that one table.
 
 mod breakers;
+mod cache;
 mod config;
 mod document;
 mod events;
@@ -108,6 +109,7 @@ fn table() -> Routes {
     events::routes(&mut routes);
     tasks::routes(&mut routes);
     breakers::routes(&mut routes);
+    cache::routes(&mut routes);
     health::routes(&mut routes);
     routes
 }

@@ -10,7 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use levelflow_common::view::RunView;
 use levelflow_common::workflow::Durability;
-use levelflow_common::{Code, HumanDuration, Priority, RunId, WorkflowDigest};
+use levelflow_common::{CacheUse, Code, HumanDuration, Priority, RunId, WorkflowDigest};
 use levelflow_proto::json::{Run, TaskOutputs};
 use levelflow_proto::v1::workflow_source::Source;
 use levelflow_proto::{ApiError, Enumeration as _, v1};
@@ -80,6 +80,9 @@ struct SubmitRequest {
     priority: Option<Priority>,
     /// When tasks may start, in place of what the workflow says.
     durability: Option<Durability>,
+    /// What its tasks do with the result cache: look in it and put results there (`use`), compute anew and put
+    /// results there (`refresh`), or neither (`off`).
+    cache: CacheUse,
     /// Labels of the run.
     labels: BTreeMap<String, String>,
     /// The same key gives the same run.
@@ -264,6 +267,7 @@ fn from_json(payload: &Payload) -> Result<v1::SubmitWorkflowRequest, ApiError> {
         inputs: request.inputs.map_or_else(Bytes::new, into_bytes),
         priority: request.priority.map_or(0, Priority::number),
         durability: request.durability.map_or(0, Durability::number),
+        cache: request.cache.number(),
         labels: request.labels,
         idempotency_key: request.idempotency_key.unwrap_or_default(),
         deduplicate: request.deduplicate,

@@ -2,6 +2,7 @@
 //! and turns the answer back.
 
 mod breakers;
+mod cache;
 mod chunks;
 mod control;
 mod follow;
@@ -17,6 +18,7 @@ mod workflow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use levelflow_cache::Cache;
 use levelflow_common::{Code, RunId};
 use levelflow_engine::{Definition, RunNumber, RunState};
 use levelflow_proto::ApiError;
@@ -28,6 +30,7 @@ use crate::clock::Clock;
 use crate::definitions::Definitions;
 use crate::error::RecoveryError;
 
+pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
 pub(crate) use self::session::Sessions;
 pub(crate) use self::workflow::Workflows;
@@ -39,6 +42,8 @@ pub(crate) struct Backend {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) clock: Clock,
+    /// The result cache, if results are kept.
+    pub(crate) cache: Option<Cache>,
     pub(crate) dedup_window: std::time::Duration,
     pub(crate) next_session: Arc<AtomicU64>,
 }

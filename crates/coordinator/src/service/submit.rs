@@ -6,7 +6,7 @@ use bytes::Bytes;
 use levelflow_common::inputs;
 use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
 use levelflow_common::workflow::{Durability, Priority};
-use levelflow_common::{Code, RunId};
+use levelflow_common::{CacheUse, Code, RunId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{Definition, Submitted};
 use levelflow_proto::{ApiError, Enumeration as _, FieldViolation, v1};
@@ -64,6 +64,7 @@ impl Backend {
     ) -> Result<Checked, ApiError> {
         let priority = Priority::optional("priority", request.priority)?;
         let durability = Durability::optional("durability", request.durability)?;
+        let cache = CacheUse::optional("cache", request.cache)?;
         let definition = self.read_source(request.workflow).await?;
         let workflow = &definition.workflow;
         let inputs = bind_inputs(&definition, &request.inputs)?;
@@ -102,6 +103,7 @@ impl Backend {
             tenant,
             priority: priority.unwrap_or(workflow.priority),
             durability: durability.unwrap_or(workflow.durability),
+            cache: cache.unwrap_or_default(),
             labels,
             inputs,
             key,

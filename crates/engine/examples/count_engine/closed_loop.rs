@@ -82,6 +82,7 @@ impl ClosedLoop {
             tenant: self.tenant.clone(),
             priority: self.definition.workflow.priority,
             durability: self.definition.workflow.durability,
+            cache: levelflow_common::CacheUse::Use,
             labels: BTreeMap::new(),
             inputs: Bytes::from_static(b"{}"),
             key: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use levelflow_common::view::{RunView, TaskView};
 use levelflow_common::workflow::Durability;
-use levelflow_common::{Code, FencingToken, RunId, RunStatus, TaskStatus, Timestamp};
+use levelflow_common::{CacheUse, Code, FencingToken, RunId, RunStatus, TaskStatus, Timestamp};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::task::Place;
 use levelflow_engine::{Config, Entry, Fact, RunNumber, RunState, TaskIndex};
@@ -113,6 +113,19 @@ impl Audit {
                 .expect("the engine writes what it can read");
             self.check_losses(&state, &record.fact);
             match record.fact {
+                Fact::Succeeded {
+                    task,
+                    attempt,
+                    cached: Some(_),
+                    ..
+                } => {
+                    let was = state.task(task);
+                    assert_eq!(
+                        attempt, was.attempts,
+                        "a result that was found is no attempt"
+                    );
+                    assert_ne!(before.submitted.cache, CacheUse::Off);
+                }
                 Fact::Succeeded { task, attempt, .. } => {
                     let was = state.task(task);
                     if was.status == TaskStatus::Sleeping {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::Durability;
-use levelflow_common::{Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
+use levelflow_common::{CacheUse, Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
 use levelflow_engine::event::{Intake, SessionId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{BreakerPolicy, Config, Definition, Event, Rejection};
@@ -32,12 +32,14 @@ enum Step {
         expires: bool,
         relaxed: bool,
         priority: u8,
+        cache: usize,
     },
     Cancel(Index),
     Flush,
     Commit,
     Prepare(Index),
     Render(Index),
+    Keep(Index),
     Complete(Index, End, Call),
     Repeat(Index),
     Stale(Index, u8),
@@ -107,9 +109,10 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         any::<bool>(),
         0..4_u8,
+        0..3_usize,
     )
         .prop_map(
-            |(workflow, tenant, key, content, expires, relaxed, priority)| Step::Submit {
+            |(workflow, tenant, key, content, expires, relaxed, priority, cache)| Step::Submit {
                 workflow,
                 tenant,
                 key,
@@ -117,6 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
                 expires,
                 relaxed,
                 priority,
+                cache,
             },
         );
     let worker = 0..WORKERS as u8;
@@ -127,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
         14 => Just(Step::Commit),
         10 => any::<Index>().prop_map(Step::Prepare),
         4 => any::<Index>().prop_map(Step::Render),
+        4 => any::<Index>().prop_map(Step::Keep),
         20 => (any::<Index>(), end, call())
             .prop_map(|(which, end, call)| Step::Complete(which, end, call)),
         2 => any::<Index>().prop_map(Step::Repeat),
@@ -157,6 +162,7 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
         proptest::option::weighted(0.3, 0..5_u8),
         proptest::option::weighted(0.2, 0..5_u8),
         proptest::option::weighted(0.1, 0..4_u8),
+        proptest::option::weighted(0.4, 0..4_u8),
     );
     let limits = (
         proptest::option::weighted(0.3, (0..4_usize, 1..4_u32, 0..3_usize)),
@@ -164,7 +170,7 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
     );
     (any::<u16>(), any::<u16>(), features, limits, 0..4_u8).prop_map(
         move |(needs, thinned, features, limits, tolerance)| {
-            let (kind, when, attempts, initial, jitter, list, timeout, priority) = features;
+            let (kind, when, attempts, initial, jitter, list, timeout, priority, cache) = features;
             let needs: Vec<String> = (0..place)
                 .filter(|before| needs & thinned & (1 << before) != 0)
                 .map(|before| format!("t{before}"))
@@ -217,6 +223,13 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
                 Some(1) => task["worker"] = json!({ "queue": "other" }),
                 Some(2) => task["worker"] = json!({ "labels": { "zone": "a" } }),
                 Some(_) => task["priority"] = json!("low"),
+                None => {}
+            }
+            match cache.filter(|_| kind != 0) {
+                Some(0) => task["cache"] = json!({}),
+                Some(1) => task["cache"] = json!({ "key": "k" }),
+                Some(2) => task["cache"] = json!({ "key": "k", "on_error": "1m" }),
+                Some(_) => task["cache"] = json!({ "key": "${{ inputs.x }}" }),
                 None => {}
             }
             if kind != 0 {
@@ -325,6 +338,7 @@ impl World {
             expires,
             relaxed,
             priority,
+            cache,
         } = step
         else {
             unreachable!("called for submits");
@@ -333,6 +347,7 @@ impl World {
         let mut submitted = shell.submission(workflow.get(&self.definitions));
         submitted.tenant = format!("tenant{tenant}").into();
         submitted.priority = Priority::ALL[priority as usize];
+        submitted.cache = CacheUse::ALL[cache];
         if relaxed {
             submitted.durability = Durability::Relaxed;
         }
@@ -391,6 +406,11 @@ impl World {
             Step::Render(which) => {
                 if !shell.renders.is_empty() {
                     shell.answer_render(which.index(shell.renders.len()));
+                }
+            }
+            Step::Keep(which) => {
+                if !shell.keeping.is_empty() {
+                    shell.keep(which.index(shell.keeping.len()));
                 }
             }
             Step::Complete(which, end, call) => {

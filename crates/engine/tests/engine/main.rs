@@ -8,6 +8,7 @@ mod breakers;
 mod clients;
 mod definitions;
 mod explanations;
+mod flights;
 mod guarantees;
 mod limits;
 mod lists;

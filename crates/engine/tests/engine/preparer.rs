@@ -1,18 +1,35 @@
 //! Evaluates what the engine asks for, as the coordinator does.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use bytes::Bytes;
 use levelflow_common::expression::{ExpressionError, Scope, Template};
-use levelflow_common::{Code, Failure, HumanDuration, TaskKind, upstream};
+use levelflow_common::{
+    CacheKey, CacheTier, CacheUse, CachedFrom, Code, Failure, HumanDuration, TaskKind,
+    WorkflowDigest, upstream,
+};
 use levelflow_engine::command::{Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
+use levelflow_engine::{Found, Lookup, Output};
 use serde_json::{Map, Value};
 
-pub(crate) fn prepare(prepare: &Prepare) -> Result<Preparation, Failure> {
+/// Where the results of [`Cache`] are found.
+pub(crate) const FROM_MEMORY: CachedFrom = CachedFrom {
+    tier: CacheTier::Memory,
+    age: Duration::from_secs(1),
+    saved: Duration::from_millis(1),
+};
+
+/// Results that were put into the cache.
+pub(crate) type Cache = BTreeMap<CacheKey, Result<Output, Failure>>;
+
+pub(crate) fn prepare(prepare: &Prepare, cache: &Cache) -> Result<Preparation, Failure> {
     let scope = scope(&prepare.context).map_err(|error| failed(&error))?;
-    evaluate(prepare, scope)
+    evaluate(prepare, scope, cache)
 }
 
-fn evaluate(prepare: &Prepare, mut scope: Scope) -> Result<Preparation, Failure> {
+fn evaluate(prepare: &Prepare, mut scope: Scope, cache: &Cache) -> Result<Preparation, Failure> {
     let spec = &prepare.context.definition.tasks[prepare.defined.0 as usize];
     if let Some(condition) = &spec.when
         && prepare.item.is_none()
@@ -40,10 +57,28 @@ fn evaluate(prepare: &Prepare, mut scope: Scope) -> Result<Preparation, Failure>
         return Ok(Preparation::Sleep(duration.unwrap().0));
     }
     let limits = spec.limits.as_ref();
+    let lookup = match (&spec.cache, prepare.cache) {
+        (None, _) | (_, CacheUse::Off) => None,
+        (Some(policy), cache_use) => {
+            let subject = match &policy.key {
+                Some(key) => render(key, &scope)?,
+                None => input.clone(),
+            };
+            let text = format!("{} {} {subject}", prepare.tenant, policy.definition);
+            let key = CacheKey::from_bytes(*WorkflowDigest::of(text.as_bytes()).as_bytes());
+            let kept = cache.get(&key).filter(|_| cache_use == CacheUse::Use);
+            let found = kept.map(|result| Found {
+                result: result.clone(),
+                from: FROM_MEMORY,
+            });
+            Some(Box::new(Lookup { key, found }))
+        }
+    };
     Ok(Preparation::Input {
         upstream: upstream::of_task(spec.kind, &input).map(Into::into),
         input: input.to_string().into(),
         keys: limits.map(|limits| limits.keys(&scope)).transpose()?,
+        cache: lookup,
     })
 }
 

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    AttemptResult, Code, FencingToken, Priority, RunId, RunStatus, TaskStatus, Timestamp,
-    UpstreamCall, UpstreamReport, WorkflowDigest,
+    AttemptResult, CacheKey, CacheUse, Code, Failure, FencingToken, Priority, RunId, RunStatus,
+    TaskStatus, Timestamp, UpstreamCall, UpstreamReport, WorkflowDigest,
 };
 use levelflow_engine::command::{Answer, Prepare, Quarantined, RenderOutputs};
 use levelflow_engine::event::{ReplyId, SessionId};
 use levelflow_engine::record::SubmitKey;
+use levelflow_engine::task::TaskState;
 use levelflow_engine::{
     BatchNumber, BreakerState, Command, Config, Definition, Effect, Engine, Event, Gathered,
-    Record, Rejection, RunNumber, RunState, Submitted,
+    Output, Record, Rejection, RunNumber, RunState, Submitted,
 };
 
 use crate::audit::{Audit, Folds, compare};
-use crate::preparer;
+use crate::preparer::{self, Cache};
 use crate::worker::{FakeWorker, Held};
 
 pub(crate) struct Shell {
@@ -43,6 +44,10 @@ pub(crate) struct Shell {
     pub(crate) quarantined: Vec<Quarantined>,
     /// What the next heartbeat tells of upstreams.
     pub(crate) answered: Vec<(FencingToken, UpstreamCall)>,
+    /// What was put into the cache; it outlives crashes.
+    pub(crate) cache: Cache,
+    /// What is on its way there.
+    pub(crate) keeping: Vec<(CacheKey, Result<Output, Failure>)>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
     requests: BTreeMap<ReplyId, Request>,
     committing: VecDeque<Gathered>,
@@ -75,6 +80,8 @@ impl Shell {
             lost: Vec::new(),
             quarantined: Vec::new(),
             answered: Vec::new(),
+            cache: Cache::new(),
+            keeping: Vec::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
             committing: VecDeque::new(),
@@ -104,6 +111,7 @@ impl Shell {
             tenant: "default".into(),
             priority: workflow.priority,
             durability: workflow.durability,
+            cache: CacheUse::Use,
             labels: BTreeMap::new(),
             inputs: Bytes::from_static(
                 br#"{"yes":true,"no":false,"x":7,"three":[1,2,3],"none":[]}"#,
@@ -330,6 +338,19 @@ impl Shell {
                 if let Some(worker) = self.with_session(session) {
                     worker.session = None;
                 }
+            }
+            Command::Keep(computed) => {
+                let run = &self.store[&self.numbers[&computed.run_id]];
+                let is_durable = |task: &TaskState| task.status.is_terminal();
+                let ends = run.tasks.iter().filter(|task| is_durable(task)).count();
+                assert!(ends > 0, "a result is kept before it is durable");
+                self.keeping.push((computed.key, computed.result));
+            }
+            Command::GiveUp { key } => {
+                assert!(
+                    !self.cache.contains_key(&key) || self.audit.submitted.len() > 1,
+                    "nobody computes what was found"
+                );
             }
             Command::BreakerChanged { upstream, state } => {
                 self.breakers.insert(upstream, state);
@@ -570,7 +591,7 @@ impl Shell {
 
     pub(crate) fn answer_prepare(&mut self, place: usize) {
         let asked = self.prepares.remove(place);
-        let result = preparer::prepare(&asked);
+        let result = preparer::prepare(&asked, &self.cache);
         let event = Event::Prepared {
             run: asked.run,
             task: asked.task,
@@ -578,6 +599,13 @@ impl Shell {
             result,
         };
         self.event(event).unwrap();
+    }
+
+    /// The cache takes a result in.
+    pub(crate) fn keep(&mut self, place: usize) {
+        let (key, result) = self.keeping.remove(place);
+        self.cache.insert(key, result);
+        self.event(Event::Kept { key }).unwrap();
     }
 
     pub(crate) fn answer_render(&mut self, place: usize) {
@@ -616,6 +644,7 @@ impl Shell {
         self.breakers.clear();
         self.requests.clear();
         self.prepares.clear();
+        self.keeping.clear();
         self.renders.clear();
         (self.taken, self.durable) = (BatchNumber(0), BatchNumber(0));
         for worker in &mut self.workers {
@@ -645,6 +674,8 @@ impl Shell {
             self.commit_all();
             if !self.prepares.is_empty() {
                 self.answer_prepare(0);
+            } else if !self.keeping.is_empty() {
+                self.keep(0);
             } else if !self.renders.is_empty() {
                 self.answer_render(0);
             } else {

@@ -80,7 +80,7 @@ fn a_chain_of_ten_thousand_runs_without_growing_the_stack() {
                         run: asked.run,
                         task: asked.task,
                         ticket: asked.ticket,
-                        result: preparer::prepare(&asked),
+                        result: preparer::prepare(&asked, &preparer::Cache::new()),
                     }),
                     Command::Dispatch { token, .. } => {
                         engine.start(now, token).unwrap();

@@ -1,0 +1,212 @@
+//! The result cache, as users see it.
+
+use levelflow_common::cache::CacheUse;
+use levelflow_common::view::RunView;
+use levelflow_common::{CacheTier, Code, RunStatus, TaskStatus};
+use levelflow_proto::Enumeration as _;
+use serde_json::{Value, json};
+
+use crate::client::{Client, submission};
+use crate::harness::{Home, Running, text};
+
+/// A task that leaves a line behind each time it runs, and one that uses its output.
+fn flow(home: &Home, policy: &Value) -> Value {
+    let ledger = home.path("ledger");
+    let script = format!("echo ran >> {}; printf 42", text(&ledger));
+    json!({
+        "name": "answer",
+        "inputs": { "question": { "type": "integer", "default": 6 } },
+        "tasks": [
+            {
+                "id": "compute",
+                "type": "process",
+                "with": { "command": ["sh", "-c", script, "sh", "q-${{ inputs.question }}"] },
+                "cache": policy,
+            },
+            {
+                "id": "use",
+                "type": "transform",
+                "with": { "value": "${{ tasks.compute.output.stdout }}" },
+            },
+        ],
+        "outputs": { "answer": "${{ tasks.use.output }}" },
+    })
+}
+
+fn times_run(home: &Home) -> usize {
+    let ledger = std::fs::read_to_string(home.path("ledger"));
+    ledger.unwrap_or_default().lines().count()
+}
+
+fn tier(run: &RunView) -> Option<CacheTier> {
+    assert_eq!(run.summary.status, RunStatus::Succeeded, "{run:?}");
+    assert_eq!(run.outputs.as_deref(), Some(&br#"{"answer":"42"}"#[..]));
+    run.tasks[0].cached.map(|from| from.tier)
+}
+
+async fn ended(client: &Client, flow: &Value, cache: CacheUse) -> RunView {
+    let mut request = submission(flow);
+    request.cache = cache.number();
+    let run_id = client.submit(request).await.unwrap().run_id;
+    client.ended(&run_id).await
+}
+
+#[tokio::test]
+async fn a_result_is_used_again_until_it_is_made_invalid() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    let flow = flow(&home, &json!({ "ttl": "1h", "tags": ["answers"] }));
+    assert_eq!(tier(&ended(&client, &flow, CacheUse::Use).await), None);
+    let second = ended(&client, &flow, CacheUse::Use).await;
+    assert_eq!(tier(&second), Some(CacheTier::Memory));
+    assert_eq!(
+        (second.tasks[0].attempts, &second.tasks[0].worker),
+        (0, &None)
+    );
+    assert_eq!(times_run(&home), 1);
+
+    // Runs may leave it alone, or compute anew.
+    assert_eq!(tier(&ended(&client, &flow, CacheUse::Off).await), None);
+    assert_eq!(tier(&ended(&client, &flow, CacheUse::Refresh).await), None);
+    assert_eq!(
+        tier(&ended(&client, &flow, CacheUse::Use).await),
+        Some(CacheTier::Memory)
+    );
+    assert_eq!(times_run(&home), 3);
+
+    let (code, stats) = home.json(&["cache"]).await;
+    assert_eq!(
+        (code, &stats["hits"], &stats["kept"]),
+        (Some(0), &json!(2), &json!(2))
+    );
+    assert_eq!(stats["tiers"][0]["tier"], "memory");
+    assert_eq!(stats["tiers"][0]["entries"], 1);
+    let (code, removed) = home
+        .json(&["cache", "invalidate", "--tag", "answers"])
+        .await;
+    assert_eq!((code, removed), (Some(0), json!({ "removed": 1 })));
+    assert_eq!(tier(&ended(&client, &flow, CacheUse::Use).await), None);
+    let (code, removed) = home.json(&["cache", "clear"]).await;
+    assert_eq!((code, removed), (Some(0), json!({ "removed": 1 })));
+    let (code, _) = home
+        .json(&["cache", "invalidate", "--workflow", "answer"])
+        .await;
+    assert_eq!(code, Some(0));
+    let ended = home
+        .levelflow(&["cache", "invalidate", "--key", "abc"])
+        .await;
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.stderr.contains("`abc` is not a cache key"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_hundred_identical_tasks_of_ten_clients_are_computed_once() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let flow = flow(&home, &json!({}));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let client = Client::connect(&address).await;
+        let flow = flow.clone();
+        clients.spawn(async move {
+            let mut runs = Vec::new();
+            for _ in 0..10 {
+                runs.push(client.start(&flow).await);
+            }
+            let mut computed = 0;
+            for run_id in runs {
+                computed += usize::from(tier(&client.ended(&run_id).await).is_none());
+            }
+            computed
+        });
+    }
+    let computed: usize = clients.join_all().await.into_iter().sum();
+    assert_eq!((computed, times_run(&home)), (1, 1));
+}
+
+#[tokio::test]
+async fn results_that_are_known_are_put_in_from_a_file() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    let lines = home.file(
+        "known.jsonl",
+        "{\"type\":\"handler\",\"with\":{\"name\":\"nobody_has_it\"},\"input\":{\"n\":1},\"output\":7}\n\
+         {\"type\":\"handler\"}\n",
+    );
+    let (code, answer) = home.json(&["cache", "warm", text(&lines)]).await;
+    assert_eq!(code, Some(2), "one line makes no sense");
+    assert_eq!(
+        (&answer["kept"], &answer["passed_over"]),
+        (&json!(1), &json!(1))
+    );
+    assert!(
+        answer["problems"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("line 2: "),
+        "{answer}"
+    );
+    let flow = json!({
+        "name": "known",
+        "tasks": [{
+            "id": "h",
+            "type": "handler",
+            "with": { "name": "nobody_has_it", "input": { "n": 1 } },
+            "cache": {},
+        }],
+    });
+    let run = ended(&client, &flow, CacheUse::Use).await;
+    assert_eq!(run.tasks[0].output.as_deref(), Some(&b"7"[..]));
+    assert_eq!(run.tasks[0].cached.unwrap().tier, CacheTier::Memory);
+}
+
+#[tokio::test]
+async fn failures_are_remembered_where_the_task_asks_for_it() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    // A number is no argument of a program, whenever it is tried.
+    let flow = json!({
+        "name": "fails",
+        "inputs": { "n": { "type": "integer", "default": 6 } },
+        "tasks": [{
+            "id": "a",
+            "type": "process",
+            "with": { "command": ["echo", "${{ inputs.n }}"] },
+            "cache": { "on_error": "1h" },
+        }],
+    });
+    for attempts in [1, 0] {
+        let run = ended(&client, &flow, CacheUse::Use).await;
+        let task = &run.tasks[0];
+        assert_eq!((task.status, task.attempts), (TaskStatus::Failed, attempts));
+        assert_eq!(task.failure.as_ref().unwrap().code, Code::TaskInputInvalid);
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_without_a_cache_says_so() {
+    let home = Home::new();
+    let mut command = home.command(&["dev", "--listen", "127.0.0.1:0", "--json"]);
+    command.env("LEVELFLOW_COORDINATOR__CACHE", "false");
+    let (_server, address) = Running::server(command).await;
+    let client = Client::connect(&address).await;
+    let flow = flow(&home, &json!({}));
+    for _ in 0..2 {
+        assert_eq!(tier(&ended(&client, &flow, CacheUse::Use).await), None);
+    }
+    assert_eq!(times_run(&home), 2);
+    let ended = home.levelflow(&["cache"]).await;
+    assert!(
+        ended.stderr.contains("its cache is off"),
+        "{}",
+        ended.stderr
+    );
+    assert_ne!(ended.code, Some(0));
+}
