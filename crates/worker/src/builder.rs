@@ -304,6 +304,8 @@ impl WorkerBuilder {
     /// before should have no effects of its own, such as a port that it listens on. What a child writes
     /// to its standard output goes to the standard error of the worker. The function may compute or wait;
     /// it has a thread for itself. Children are used again, and end with the worker, however that ends.
+    /// A call of [`Context::call`] that hangs until the attempt runs out of time is not told to the
+    /// breaker.
     #[must_use]
     pub fn isolated_handler<F, I, O>(
         mut self,

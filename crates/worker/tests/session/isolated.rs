@@ -324,6 +324,26 @@ async fn a_child_is_replaced_after_its_attempts() {
     assert_eq!(pids[2], pids[3]);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_child_that_dies_between_attempts_is_replaced() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let (mut session, _worker) = start(options()).await;
+    let pid = output(&mut session, &Deed::Pid).await;
+    let number = i32::try_from(pid.as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(number), Signal::SIGKILL).unwrap();
+    let is_dead = async {
+        let stat = format!("/proc/{number}/stat");
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(is_dead).await;
+    assert_ne!(output(&mut session, &Deed::Pid).await, pid);
+}
+
 #[tokio::test]
 async fn calls_of_a_child_reach_the_coordinator() {
     let mut coordinator = Coordinator::start().await;
