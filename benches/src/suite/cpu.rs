@@ -94,6 +94,7 @@ struct Seen {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    levelflow_worker::install_tls_provider();
     let steps = steps_in(Duration::from_millis(arguments.compute_ms));
     let rounds = runtime(1)?.block_on(measure(arguments, steps))?;
     let report = Report::of(arguments, &rounds)?;
