@@ -26,6 +26,10 @@ use crate::secrets::SecretsConfig;
 use crate::usage::Usage;
 use crate::worker::Worker;
 
+/// How far threads for computing step back.
+#[cfg(target_os = "linux")]
+const CPU_NICENESS: i32 = 10;
+
 /// The queue of workers that name none.
 const DEFAULT_QUEUE: &str = "default";
 
@@ -252,7 +256,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Registers a handler that computes: it runs on a pool with one thread a core.
+    /// Registers a handler that computes: it runs on a pool with one thread a core. On Linux the threads
+    /// have a lower priority (10 nicer) than those that serve and wait.
     #[must_use]
     pub fn cpu_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
     where
@@ -451,9 +456,20 @@ fn cpu_threads(count: usize) -> Result<Threads, WorkerError> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(count)
         .thread_name(|index| format!("cpu-handler-{index}"))
+        .start_handler(|_| step_back())
         .build()
         .map_err(WorkerError::CpuThreads)?;
     Ok(Threads::cpu(pool))
+}
+
+/// Lets others come before this thread: what serves sessions and waits for calls needs a core for a moment
+/// only, but at once.
+fn step_back() {
+    // Elsewhere this is the priority of the process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(CPU_NICENESS) {
+        tracing::debug!(%error, "threads for computing keep their priority");
+    }
 }
 
 /// The name of the host, where it is known, and something random.

@@ -8,7 +8,7 @@ use levelflow_common::limits::MAX_OUTPUT_BYTES;
 use levelflow_proto::v1;
 use levelflow_worker::{Context, HandlerError};
 
-use crate::coordinator::{attempt, failure_of, session};
+use crate::coordinator::{attempt, failure_of, outcome_of, session};
 
 #[tokio::test]
 async fn handlers_fail_in_every_way() {
@@ -230,6 +230,30 @@ async fn handlers_on_threads_do_not_hold_up_heartbeats() {
         .into_iter()
         .map(|outcome| outcome.failure.unwrap().code);
     assert_eq!(codes.collect::<Vec<_>>(), ["cancelled", "cancelled"]);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn threads_for_computing_step_back() {
+    fn niceness() -> Result<i64, HandlerError> {
+        // proc_pid_stat(5): field 19, the 17th after the name.
+        let stat = std::fs::read_to_string("/proc/thread-self/stat")?;
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        Ok(fields.split(' ').nth(16).unwrap().parse()?)
+    }
+    let (mut session, _worker) = session(|builder| {
+        builder
+            .cpu_handler("cpu", |_, (): ()| niceness())
+            .blocking_handler("blocking", |_, (): ()| niceness())
+    })
+    .await;
+    let mut niceness = Vec::new();
+    for (token, handler) in [(1, "blocking"), (2, "cpu")] {
+        let outcome = outcome_of(&mut session, attempt(token, handler, "null")).await;
+        niceness.push(String::from_utf8(outcome.output.to_vec()).unwrap());
+    }
+    let niceness: Vec<i64> = niceness.iter().map(|text| text.parse().unwrap()).collect();
+    assert_eq!(niceness[1], (niceness[0] + 10).min(19));
 }
 
 #[tokio::test]
