@@ -19,6 +19,8 @@ use crate::flight::{Boarding, Flights};
 use crate::lease::{Arrival, Flight};
 use crate::memory::MemoryTier;
 use crate::packer::Packer;
+use crate::postgres::PostgresTier;
+use crate::redis::RedisTier;
 use crate::shared::{Shared, SharedSettings};
 use crate::statistics::{CacheStatistics, Counter, LookupCounters, TierStatistics};
 use crate::tier::{Record, SharedTier, TierKind, Usage};
@@ -92,7 +94,14 @@ impl Cache {
     /// When a setting is wrong, or the system gives no thread.
     pub fn start(config: CacheConfig, clock: Clock) -> Result<Self, CacheError> {
         config.validate()?;
-        Self::with_tiers(config, clock, Vec::new())
+        let mut tiers: Vec<(Arc<dyn SharedTier>, SharedSettings)> = Vec::new();
+        if let Some(redis) = &config.redis {
+            tiers.push((Arc::new(RedisTier::new(redis)?), redis.settings()));
+        }
+        if let Some(postgres) = &config.postgres {
+            tiers.push((Arc::new(PostgresTier::new(postgres)?), postgres.settings()));
+        }
+        Self::with_tiers(config, clock, tiers)
     }
 
     /// Starts a cache with these shared tiers.

@@ -184,6 +184,24 @@ impl Packed {
     }
 }
 
+/// Until when sealed bytes say that they are valid, which is not checked against the checksum.
+pub(crate) fn peek_expiry(sealed: &Bytes) -> Option<Timestamp> {
+    let micros = sealed.get(2..10)?.try_into().ok()?;
+    Some(Timestamp::from_micros(u64::from_le_bytes(micros)))
+}
+
+/// The labels of sealed bytes, or of as many of their first bytes as hold the labels. What they say is
+/// not checked against the checksum.
+///
+/// # Errors
+/// When they are too short, or make no sense.
+pub(crate) fn peek_labels(sealed: &Bytes) -> Result<Labels, CorruptEntry> {
+    if sealed.first() != Some(&VERSION) || sealed.len() < HEAD_BYTES {
+        return Err(CorruptEntry::Length);
+    }
+    labels_of(bytes_of(&mut sealed.slice(HEAD_BYTES..))?)
+}
+
 fn checksum(key: &CacheKey, content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let hash = blake3::keyed_hash(key.as_bytes(), content);
     let mut checksum = [0; CHECKSUM_BYTES];

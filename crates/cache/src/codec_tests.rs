@@ -90,6 +90,8 @@ proptest! {
     fn an_entry_reads_back(entry in entries(), expires_at: u64) {
         let expires_at = Timestamp::from_micros(expires_at);
         let sealed = pack(&entry).seal(&KEY, expires_at);
+        prop_assert_eq!(peek_labels(&sealed).unwrap(), entry.labels.clone());
+        prop_assert_eq!(peek_expiry(&sealed), Some(expires_at));
         prop_assert_eq!(read(&KEY, &sealed).unwrap(), (entry, expires_at));
     }
 
@@ -128,6 +130,7 @@ proptest! {
         sealed.extend(bytes);
         sealed.extend([0; CHECKSUM_BYTES]);
         // Whatever they say about lengths, reading them ends, with an entry or without.
+        let _ = peek_labels(&sealed.clone().into());
         let _ = read(&KEY, &resealed(sealed));
     }
 }

@@ -1,14 +1,17 @@
 //! The settings of the cache.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_common::HumanDuration;
 use levelflow_common::limits::MAX_RUN_OUTPUT_BYTES;
 use levelflow_runtime::config::InvalidSetting;
+use levelflow_runtime::secret::{Places, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::adaptive::AdaptiveTtl;
 use crate::memory::Eviction;
+use crate::shared::SharedSettings;
 
 /// The largest memory that can be given to the tier in memory, a tebibyte.
 const MAX_MIB: usize = 1 << 20;
@@ -23,6 +26,12 @@ pub struct CacheConfig {
     pub max_entry_bytes: usize,
     /// The tier in the memory of the process.
     pub memory: MemoryConfig,
+    /// The tier in Redis; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisConfig>,
+    /// The tier in PostgreSQL; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresConfig>,
     /// How long identical work waits for one another.
     pub single_flight: SingleFlightConfig,
 }
@@ -44,6 +53,46 @@ pub struct MemoryConfig {
     pub adaptive: Option<AdaptiveTtl>,
 }
 
+/// The settings of the tier in Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisConfig {
+    /// Its address: `redis://user:password@host:port/database`, or `rediss://` for TLS.
+    pub url: Option<Secret>,
+    /// The environment variable that holds the address, in place of `url`.
+    pub url_env: Option<String>,
+    /// The file that holds the address, in place of `url`.
+    pub url_file: Option<PathBuf>,
+    /// What its keys start with: letters, digits, `_`, `-` and `:`.
+    pub prefix: String,
+    /// How long it keeps an entry.
+    pub ttl: HumanDuration,
+    /// The longest that a lookup waits for it.
+    pub lookup_budget: HumanDuration,
+    /// The longest that any other request to it may take.
+    pub timeout: HumanDuration,
+}
+
+/// The settings of the tier in PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresConfig {
+    /// Its address: `postgres://user:password@host:port/database`.
+    pub url: Option<Secret>,
+    /// The environment variable that holds the address, in place of `url`.
+    pub url_env: Option<String>,
+    /// The file that holds the address, in place of `url`.
+    pub url_file: Option<PathBuf>,
+    /// The most connections that are open at once.
+    pub max_connections: usize,
+    /// How long it keeps an entry.
+    pub ttl: HumanDuration,
+    /// The longest that a lookup waits for it.
+    pub lookup_budget: HumanDuration,
+    /// The longest that any other request to it may take.
+    pub timeout: HumanDuration,
+}
+
 /// How long identical work waits for one another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +109,8 @@ impl Default for CacheConfig {
             compress_over_bytes: 1024,
             max_entry_bytes: 4 * 1024 * 1024,
             memory: MemoryConfig::default(),
+            redis: None,
+            postgres: None,
             single_flight: SingleFlightConfig::default(),
         }
     }
@@ -73,6 +124,34 @@ impl Default for MemoryConfig {
             ttl: HumanDuration(Duration::from_secs(3600)),
             eviction: Eviction::Lru,
             adaptive: None,
+        }
+    }
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_env: None,
+            url_file: None,
+            prefix: "levelflow".to_owned(),
+            ttl: HumanDuration(Duration::from_secs(3600)),
+            lookup_budget: HumanDuration(Duration::from_millis(20)),
+            timeout: HumanDuration(Duration::from_secs(2)),
+        }
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_env: None,
+            url_file: None,
+            max_connections: 8,
+            ttl: HumanDuration(Duration::from_secs(24 * 3600)),
+            lookup_budget: HumanDuration(Duration::from_millis(20)),
+            timeout: HumanDuration(Duration::from_secs(2)),
         }
     }
 }
@@ -95,6 +174,12 @@ impl CacheConfig {
         let max = MAX_RUN_OUTPUT_BYTES;
         in_range("max_entry_bytes", self.max_entry_bytes, 1024, max)?;
         self.memory.validate()?;
+        if let Some(redis) = &self.redis {
+            redis.validate()?;
+        }
+        if let Some(postgres) = &self.postgres {
+            postgres.validate()?;
+        }
         let flight = &self.single_flight;
         is_some_time("single_flight.wait", flight.wait)?;
         if flight.lease.0 < Duration::from_secs(1) {
@@ -128,6 +213,104 @@ impl MemoryConfig {
     }
 }
 
+impl RedisConfig {
+    /// The tier at this address, with all other settings at their defaults.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: Some(Secret::new(url)),
+            ..Self::default()
+        }
+    }
+
+    /// Reads the address.
+    pub(crate) fn address(&self) -> Result<Secret, InvalidSetting> {
+        let places = Places {
+            key: "url",
+            text: &self.url,
+            variable: &self.url_env,
+            file: &self.url_file,
+        };
+        address("redis", &places)
+    }
+
+    pub(crate) fn settings(&self) -> SharedSettings {
+        SharedSettings {
+            ttl: self.ttl.0,
+            lookup_budget: self.lookup_budget.0,
+            timeout: self.timeout.0,
+        }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        // The prefix is also part of a pattern.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':');
+        if self.prefix.is_empty() || self.prefix.len() > 64 || !self.prefix.bytes().all(plain) {
+            let problem = "may have letters, digits, `_`, `-` and `:`, 1 to 64 of them";
+            return Err(wrong("redis.prefix", problem));
+        }
+        self.settings().validate("redis")
+    }
+}
+
+impl PostgresConfig {
+    /// The tier at this address, with all other settings at their defaults.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: Some(Secret::new(url)),
+            ..Self::default()
+        }
+    }
+
+    /// Reads the address.
+    pub(crate) fn address(&self) -> Result<Secret, InvalidSetting> {
+        let places = Places {
+            key: "url",
+            text: &self.url,
+            variable: &self.url_env,
+            file: &self.url_file,
+        };
+        address("postgres", &places)
+    }
+
+    pub(crate) fn settings(&self) -> SharedSettings {
+        SharedSettings {
+            ttl: self.ttl.0,
+            lookup_budget: self.lookup_budget.0,
+            timeout: self.timeout.0,
+        }
+    }
+
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        in_range("postgres.max_connections", self.max_connections, 1, 1_000)?;
+        self.settings().validate("postgres")
+    }
+}
+
+impl SharedSettings {
+    fn validate(&self, section: &str) -> Result<(), InvalidSetting> {
+        for (key, time) in [
+            ("ttl", self.ttl),
+            ("lookup_budget", self.lookup_budget),
+            ("timeout", self.timeout),
+        ] {
+            is_some_time(&format!("{section}.{key}"), HumanDuration(time))?;
+        }
+        Ok(())
+    }
+}
+
+fn address(section: &str, places: &Places<'_>) -> Result<Secret, InvalidSetting> {
+    if places.given() > 1 {
+        let problem = "may be given once: in `url`, `url_env` or `url_file`";
+        return Err(wrong(&format!("{section}.url"), problem));
+    }
+    let read = places
+        .read()
+        .map_err(|(key, problem)| wrong(&format!("{section}.{key}"), problem))?;
+    let missing = "must be given, in `url`, `url_env` or `url_file`";
+    read.ok_or_else(|| wrong(&format!("{section}.url"), missing))
+}
+
 fn in_range(key: &str, value: usize, min: usize, max: usize) -> Result<(), InvalidSetting> {
     match (min..=max).contains(&value) {
         true => Ok(()),
@@ -142,7 +325,7 @@ fn is_some_time(key: &str, time: HumanDuration) -> Result<(), InvalidSetting> {
     }
 }
 
-fn wrong(key: &str, problem: impl Into<String>) -> InvalidSetting {
+pub(crate) fn wrong(key: &str, problem: impl Into<String>) -> InvalidSetting {
     InvalidSetting {
         key: format!("cache.{key}"),
         problem: problem.into(),
@@ -190,6 +373,24 @@ mod tests {
         assert_eq!(
             problem(|config| config.max_entry_bytes = 1),
             "`cache.max_entry_bytes` is 1; it may be 1024 to 67108864"
+        );
+        assert_eq!(
+            problem(|config| config.redis = Some(RedisConfig {
+                prefix: "a*".to_owned(),
+                ..RedisConfig::default()
+            })),
+            "`cache.redis.prefix` may have letters, digits, `_`, `-` and `:`, 1 to 64 of them"
+        );
+        assert_eq!(
+            problem(|config| config.postgres = Some(PostgresConfig {
+                lookup_budget: HumanDuration::default(),
+                ..PostgresConfig::default()
+            })),
+            "`cache.postgres.lookup_budget` must be longer than 0s"
+        );
+        assert_eq!(
+            RedisConfig::default().address().unwrap_err().to_string(),
+            "`cache.redis.url` must be given, in `url`, `url_env` or `url_file`"
         );
         assert!(serde_json::from_str::<CacheConfig>(r#"{"ttl": "1h"}"#).is_err());
     }

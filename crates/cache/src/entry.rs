@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::limits::MAX_NAME_BYTES;
-use levelflow_common::{AttemptResult, Timestamp};
+use levelflow_common::{AttemptResult, CacheKey, Timestamp};
 
 use crate::tier::TierKind;
 
@@ -106,7 +106,7 @@ pub struct Hit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The one with this key.
-    Key(levelflow_common::CacheKey),
+    Key(CacheKey),
     /// Those of a tenant with this tag.
     Tag {
         /// Whose.
@@ -129,9 +129,17 @@ pub enum Target {
 
 impl Target {
     /// Whether an entry is meant.
-    pub(crate) fn names(&self, key: &levelflow_common::CacheKey, labels: &Labels) -> bool {
+    pub(crate) fn names(&self, key: &CacheKey, labels: &Labels) -> bool {
         match self {
             Self::Key(named) => named == key,
+            _ => self.names_labels(labels),
+        }
+    }
+
+    /// Whether all entries with these labels are meant.
+    pub(crate) fn names_labels(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Key(_) => false,
             Self::Tag { tenant, tag } => *tenant == labels.tenant && labels.tags.contains(tag),
             Self::Workflow { tenant, workflow } => {
                 *tenant == labels.tenant && *workflow == labels.workflow

@@ -44,6 +44,25 @@ pub enum TierError {
     /// It took too long.
     #[error("no answer within {}", HumanDuration(*.0))]
     TimedOut(Duration),
+    /// Redis refused, or could not be reached.
+    #[error("Redis refused, or could not be reached")]
+    Redis(#[from] redis::RedisError),
+    /// PostgreSQL refused, or could not be reached.
+    #[error("PostgreSQL refused, or could not be reached")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// There was no connection to PostgreSQL.
+    #[error("there was no connection to PostgreSQL")]
+    Connection(#[from] deadpool_postgres::PoolError),
+    /// A newer version of Levelflow made its tables.
+    #[error(
+        "its tables have version {found}, and this version of Levelflow knows only {supported}"
+    )]
+    TooNew {
+        /// The version that was found.
+        found: i32,
+        /// The newest version that is known.
+        supported: i32,
+    },
     /// Too much waits to be written to it, or the cache is closed.
     #[error("it takes no more requests now")]
     Busy,

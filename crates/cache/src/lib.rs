@@ -31,6 +31,8 @@ mod codec;
 mod flight;
 mod lease;
 mod packer;
+mod postgres;
+mod redis;
 mod shared;
 
 #[cfg(test)]
@@ -44,7 +46,7 @@ pub use cache::{Cache, Obtained, Source};
 pub use canonical::CanonicalJson;
 pub use clock::Clock;
 pub use codec::{CorruptEntry, EntryTooLarge};
-pub use config::{CacheConfig, MemoryConfig, SingleFlightConfig};
+pub use config::{CacheConfig, MemoryConfig, PostgresConfig, RedisConfig, SingleFlightConfig};
 pub use entry::{Computed, Entry, Hit, Labels, Target, Terms};
 pub use error::{CacheError, NotKept, TierError};
 pub use key::{KeyParts, Subject};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::Timestamp;
+use levelflow_runtime::task;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -36,8 +37,8 @@ pub(crate) struct SharedSettings {
     pub(crate) ttl: Duration,
     /// The longest that a lookup waits for it.
     pub(crate) lookup_budget: Duration,
-    /// The longest that a write may take.
-    pub(crate) write_timeout: Duration,
+    /// The longest that any other request may take.
+    pub(crate) timeout: Duration,
 }
 
 /// A shared tier.
@@ -89,7 +90,18 @@ impl Shared {
             expired: Counter::default(),
         });
         let (queue, jobs) = mpsc::channel(MAX_QUEUED);
-        levelflow_runtime::task::spawn("cache writer", write(Arc::clone(&state), jobs));
+        task::spawn("cache writer", write(Arc::clone(&state), jobs));
+        let preparing = Arc::clone(&state);
+        task::spawn("cache connection", async move {
+            let limit = preparing.settings.timeout;
+            let prepared = within(limit, preparing.tier.prepare()).await;
+            if let Err(error) = &prepared {
+                let error: &(dyn std::error::Error + 'static) = error;
+                let tier = preparing.tier.kind().as_str();
+                tracing::warn!(tier, error, "cache tier is not ready");
+            }
+            preparing.ended(prepared);
+        });
         Self { state, queue }
     }
 
@@ -118,8 +130,8 @@ impl Shared {
                 state.skipped.add(1);
                 let state = Arc::clone(state);
                 let key = *key;
-                levelflow_runtime::task::spawn("cache probe", async move {
-                    let limit = state.settings.write_timeout;
+                task::spawn("cache probe", async move {
+                    let limit = state.settings.timeout;
                     let answer = within(limit, state.tier.get(&key, now)).await;
                     state.probed(answer.map(drop));
                 });
@@ -127,7 +139,10 @@ impl Shared {
             }
         }
         let started = Instant::now();
-        let answer = within(state.settings.lookup_budget, state.tier.get(key, now)).await;
+        let key = *key;
+        let tier = Arc::clone(&state.tier);
+        let asked = state.detached(async move { tier.get(&key, now).await });
+        let answer = within(state.settings.lookup_budget, asked).await;
         let sealed = state.ended(answer)?;
         state.lookups.answered(started.elapsed());
         sealed
@@ -181,8 +196,9 @@ impl Shared {
         if !state.breaker().is_closed() {
             return None;
         }
-        let now = (state.clock)();
-        let asked = state.tier.lease(key, token, span, now);
+        let key = *key;
+        let tier = Arc::clone(&state.tier);
+        let asked = state.detached(async move { tier.lease(&key, token, span).await });
         state.ended(within(state.settings.lookup_budget, asked).await)
     }
 
@@ -235,6 +251,16 @@ impl State {
         self.breaker().admit(Instant::now())
     }
 
+    /// Makes a request that goes on when whoever waits for it stops: otherwise a connection that takes
+    /// longer to open than the budget allows would never be opened.
+    fn detached<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, TierError>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, TierError>> {
+        let request = task::spawn("cache request", within(self.settings.timeout, request));
+        async move { request.await.unwrap_or(Err(TierError::Busy)) }
+    }
+
     /// A request that was let through has ended.
     fn ended<T>(&self, answer: Result<T, TierError>) -> Option<T> {
         let opened = self.breaker().ended(Instant::now(), answer.is_err());
@@ -282,7 +308,7 @@ impl State {
         let mut written = false;
         if admission != Admission::Skip {
             let put = self.tier.put(records, (self.clock)());
-            let answer = within(self.settings.write_timeout, put).await;
+            let answer = within(self.settings.timeout, put).await;
             written = answer.is_ok();
             if admission == Admission::Probe {
                 self.probed(answer);
@@ -319,7 +345,7 @@ impl State {
             }
             Job::Release(key, token) => {
                 let released = self.tier.release(&key, token);
-                if let Err(error) = within(self.settings.write_timeout, released).await {
+                if let Err(error) = within(self.settings.timeout, released).await {
                     self.count(&error);
                 }
             }

@@ -100,13 +100,15 @@ pub type LeaseToken = Uuid;
 /// A tier that processes share.
 #[async_trait]
 pub trait SharedTier: Tier {
+    /// Connects, and makes what the tier needs to be there. Every request does so if this was not done.
+    async fn prepare(&self) -> Result<(), TierError>;
+
     /// Takes the lease of a key for a time, or lengthens it for who has it; says whether `token` has it now.
     async fn lease(
         &self,
         key: &CacheKey,
         token: LeaseToken,
         span: Duration,
-        now: Timestamp,
     ) -> Result<bool, TierError>;
 
     /// Ends the lease of a key, if it is that of `token`.

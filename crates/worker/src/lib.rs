@@ -59,11 +59,12 @@ pub use context::Context;
 pub use error::WorkerError;
 pub use executor::{
     BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, IsolationOptions,
-    SqlConnection, SqlDatabases, SqlPoolStatistics, install_tls_provider, serve_as_guard,
+    SqlConnection, SqlDatabases, SqlPoolStatistics, serve_as_guard,
 };
 pub use handler_error::HandlerError;
 pub use levelflow_runtime::secret::Secret;
 pub use levelflow_runtime::shutdown::on_signal;
+pub use levelflow_runtime::tls::install_tls_provider;
 pub use memory::MemoryConfig;
 pub use secrets::SecretsConfig;
 pub use tokio_util::sync::CancellationToken;

@@ -5,7 +5,9 @@
 
 mod postgres;
 mod process;
+mod redis;
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context as _, Result, ensure};
@@ -35,7 +37,10 @@ impl Servers {
             .prefix("levelflow-servers-")
             .tempdir()
             .context("no temporary directory for servers")?;
-        let running = vec![postgres::start(folder.path()).context("PostgreSQL does not start")?];
+        let running = vec![
+            postgres::start(folder.path()).context("PostgreSQL does not start")?,
+            redis::start(folder.path()).context("Redis does not start")?,
+        ];
         for server in &running {
             println!("{}={}", server.variable, server.address);
         }
@@ -75,4 +80,23 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         .with_context(|| format!("cannot start `{program}`"))?;
     ensure!(status.success(), "`{program}` ended with {status}");
     Ok(())
+}
+
+/// Installs a package, if this system has apt-get and this user may.
+fn install(package: &str) {
+    for arguments in [
+        &["update"][..],
+        &["install", "--yes", "--no-install-recommends", package],
+    ] {
+        let status = Command::new("apt-get").args(arguments).status();
+        if !status.is_ok_and(|status| status.success()) {
+            break;
+        }
+    }
+}
+
+/// A port that is free now.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
 }

@@ -1,7 +1,6 @@
 //! PostgreSQL, with the durability that it has by default.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-use super::Server;
-use super::process::ServerProcess;
+use super::process::{Output, ServerProcess};
+use super::{Server, free_port, install};
 
 /// The variable that holds the address of the server.
 const VARIABLE: &str = "TEST_POSTGRES_URL";
@@ -70,7 +69,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     }
     // Interrupted, it ends its sessions and then itself.
     let ready = "ready to accept connections";
-    let process = ServerProcess::start(server, ready, Signal::SIGINT)?;
+    let process = ServerProcess::start(server, Output::Error, ready, Signal::SIGINT)?;
     Ok(Server {
         variable: VARIABLE,
         address: format!("postgres://postgres@127.0.0.1:{port}/postgres"),
@@ -84,15 +83,7 @@ fn programs() -> Result<PathBuf> {
         return Ok(folder);
     }
     println!("PostgreSQL is not installed: trying apt-get");
-    for arguments in [
-        &["update"][..],
-        &["install", "--yes", "--no-install-recommends", "postgresql"],
-    ] {
-        let status = Command::new("apt-get").args(arguments).status();
-        if !status.is_ok_and(|status| status.success()) {
-            break;
-        }
-    }
+    install("postgresql");
     installed().context(
         "tests need PostgreSQL, and it could not be installed with apt-get; install it with the package \
          manager of this system",
@@ -127,10 +118,4 @@ fn ordinary_user() -> Result<User> {
     users
         .next()
         .context("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")
-}
-
-/// A port that is free now.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
 }

@@ -1,6 +1,6 @@
 //! The process of a server.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -20,17 +20,35 @@ pub(super) struct ServerProcess {
     stop: Signal,
 }
 
+/// Where a server says how it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    Standard,
+    Error,
+}
+
 impl ServerProcess {
-    /// Starts a server, and waits until a line of its standard error says that it is ready.
-    pub(super) fn start(mut command: Command, ready: &'static str, stop: Signal) -> Result<Self> {
-        let mut child = command
+    /// Starts a server, and waits until a line that it prints says that it is ready.
+    pub(super) fn start(
+        mut command: Command,
+        output: Output,
+        ready: &'static str,
+        stop: Signal,
+    ) -> Result<Self> {
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("its program cannot be started")?;
-        let lines =
-            BufReader::new(child.stderr.take().context("it has no standard error")?).lines();
+            .stderr(Stdio::null());
+        match output {
+            Output::Standard => command.stdout(Stdio::piped()),
+            Output::Error => command.stderr(Stdio::piped()),
+        };
+        let mut child = command.spawn().context("its program cannot be started")?;
+        let printed: Option<Box<dyn Read + Send>> = match output {
+            Output::Standard => child.stdout.take().map(|it| Box::new(it) as _),
+            Output::Error => child.stderr.take().map(|it| Box::new(it) as _),
+        };
+        let lines = BufReader::new(printed.context("it prints nothing")?).lines();
         let process = Self { child, stop };
         let (tell, told) = channel();
         // Reads on after the server is ready, so that the server can go on writing.

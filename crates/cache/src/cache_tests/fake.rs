@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levelflow_common::{HumanDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::Cache;
 use crate::clock::Clock;
@@ -34,7 +35,7 @@ pub(super) enum Mood {
 pub(super) struct FakeTier {
     kind: TierKind,
     entries: MemoryTier,
-    leases: Mutex<HashMap<CacheKey, (LeaseToken, Timestamp)>>,
+    leases: Mutex<HashMap<CacheKey, (LeaseToken, Instant)>>,
     mood: Mutex<Mood>,
     pub(super) asked: AtomicU64,
 }
@@ -128,20 +129,24 @@ impl Tier for FakeTier {
 
 #[async_trait]
 impl SharedTier for FakeTier {
+    async fn prepare(&self) -> Result<(), TierError> {
+        self.mind().await
+    }
+
     async fn lease(
         &self,
         key: &CacheKey,
         token: LeaseToken,
         span: Duration,
-        now: Timestamp,
     ) -> Result<bool, TierError> {
         self.mind().await?;
+        let now = Instant::now();
         let mut leases = self.leases.lock().unwrap();
         let (holder, until) = leases.entry(*key).or_insert((token, now));
         if *holder != token && now < *until {
             return Ok(false);
         }
-        (*holder, *until) = (token, now.saturating_add(span));
+        (*holder, *until) = (token, now + span);
         Ok(true)
     }
 
@@ -187,7 +192,7 @@ pub(super) fn cache_over(
                 _ => Duration::from_secs(3600),
             },
             lookup_budget: BUDGET,
-            write_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(2),
         };
         (Arc::clone(tier) as Arc<dyn SharedTier>, settings)
     });

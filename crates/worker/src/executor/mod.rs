@@ -34,7 +34,7 @@ use process::Programs;
 pub use batch::BatchOptions;
 pub use chat::ChatModel;
 pub use guard::serve_as_guard;
-pub use http::{HttpConfig, HttpPool, HttpPoolStatistics, install_tls_provider};
+pub use http::{HttpConfig, HttpPool, HttpPoolStatistics};
 pub use isolated::IsolationOptions;
 pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
 

@@ -21,17 +21,12 @@ use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio::time::{Instant, timeout};
 use tower::Service as _;
 
+use levelflow_runtime::tls::install_tls_provider;
+
 use super::config::HttpConfig;
 use super::dial::{BoxError, Dial};
 use super::egress::Refused;
 use super::pool::{Place, Pool, Sender};
-
-/// Makes `ring` the provider of cryptography for this process, unless there is one. Call it first
-/// thing in a program that runs `http` tasks and uses TLS elsewhere, too.
-pub fn install_tls_provider() {
-    // Fails when there is a provider, which is then as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]

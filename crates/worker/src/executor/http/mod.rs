@@ -38,7 +38,6 @@ pub(super) use client::{Client, SendError};
 pub(super) use request::OURS as USER_AGENT_OF_OURS;
 pub(super) use response::retry_after;
 
-pub use client::install_tls_provider;
 pub use config::HttpConfig;
 pub use pool::{HttpPool, HttpPoolStatistics};
 

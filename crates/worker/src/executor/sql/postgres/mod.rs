@@ -5,7 +5,6 @@
 //! time of its own. A connection on which something is still under way when its task ends is not given to
 //! others: the server is told to stop, and the connection is closed.
 
-mod address;
 mod failure;
 mod parameter;
 mod value;
@@ -18,6 +17,7 @@ use deadpool_postgres::{ClientWrapper, Manager, ManagerConfig, Object, Recycling
 use futures_util::TryStreamExt as _;
 use levelflow_common::task_input::SqlIsolation;
 use levelflow_common::{Code, Failure};
+use levelflow_runtime::postgres::Address;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::{CancelToken, IsolationLevel, NoTls, RowStream, Statement as Prepared};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -27,12 +27,11 @@ use super::config::SqlConnection;
 use super::pool::{SqlPool, SqlPoolStatistics, is_new};
 use super::work::{Statement, Work};
 use super::{SqlError, out_of_time};
-use address::Address;
 use failure::classify;
 use parameter::parameters;
 use value::Raw;
 
-pub(super) use address::is_postgres;
+pub(super) use levelflow_runtime::postgres::is_postgres;
 
 /// Statements that stay prepared on one connection.
 const MAX_PREPARED: usize = 256;

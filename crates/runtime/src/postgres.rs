@@ -14,22 +14,27 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::executor::install_tls_provider;
+use crate::tls::install_tls_provider;
 
 /// Where a database is. Holds a password, so it is never shown.
-pub(super) struct Address {
-    pub(super) config: Config,
-    pub(super) tls: Option<MakeRustlsConnect>,
+pub struct Address {
+    /// How to connect.
+    pub config: Config,
+    /// With what to protect the connection, if it is to be.
+    pub tls: Option<MakeRustlsConnect>,
 }
 
 /// Whether an address is one of PostgreSQL.
-pub(in crate::executor::sql) fn is_postgres(url: &str) -> bool {
+pub fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 impl Address {
-    /// Reads an address. The error says what is wrong without a word of the address.
-    pub(super) fn parse(url: &str) -> Result<Self, String> {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// What is wrong, as it follows the name of the setting, without a word of the address.
+    pub fn parse(url: &str) -> Result<Self, String> {
         let (plain, settings) = take_tls_settings(url)?;
         let mut config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
