@@ -42,6 +42,8 @@ pub const MAX_ERROR_BYTES: usize = 8 * 1024;
 pub const MAX_FOR_EACH_ITEMS: usize = 10_000;
 /// Labels of a run, task or worker.
 pub const MAX_LABELS: usize = 64;
+/// Bytes of what a worker says of itself when it opens a session: names, queues, labels, handlers and so on.
+pub const MAX_HELLO_BYTES: usize = 512 * 1024;
 /// Pools of a worker that are shown.
 pub const MAX_POOLS: usize = 256;
 /// Queues that an overview lists.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use levelflow_common::limits::MAX_HELLO_BYTES;
 use levelflow_common::{Code, FencingToken, TaskKind, WorkerId};
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_proto::v1::worker_service_server::WorkerService;
@@ -127,6 +128,11 @@ fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
     if hello.slots == 0 {
         return Err(invalid("`hello.slots` must be at least 1"));
     }
+    let bytes = bytes_of(&hello);
+    if bytes > MAX_HELLO_BYTES {
+        let message = format!("the hello has {bytes} bytes; the limit is {MAX_HELLO_BYTES}");
+        return Err(ApiError::new(Code::TooLarge, message));
+    }
     let kinds = hello
         .kinds
         .iter()
@@ -144,4 +150,53 @@ fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
         connections: hello.connections.into_iter().collect(),
         held: hello.held.into_iter().map(FencingToken).collect(),
     })
+}
+
+/// About as much as a hello takes while its session is open.
+fn bytes_of(hello: &v1::Hello) -> usize {
+    const PER_TEXT: usize = size_of::<String>();
+    let lists = [
+        &hello.queues,
+        &hello.kinds,
+        &hello.handlers,
+        &hello.connections,
+    ];
+    let labels = hello.labels.iter().flat_map(|(name, value)| [name, value]);
+    let texts = lists.into_iter().flatten().chain(labels);
+    texts
+        .chain([&hello.worker_id, &hello.version])
+        .map(|text| PER_TEXT + text.len())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_is_bounded() {
+        let small = v1::Hello {
+            worker_id: "w".to_owned(),
+            protocol: PROTOCOL_VERSION,
+            slots: 1,
+            handlers: (0..5_000).map(|number| number.to_string()).collect(),
+            // These end with what they name.
+            held: (0..1_000_000).collect(),
+            ..v1::Hello::default()
+        };
+        let read = hello(Some(small.clone())).unwrap();
+        assert_eq!((read.handlers.len(), read.held.len()), (5_000, 1_000_000));
+        for large in [
+            v1::Hello {
+                labels: [("text".to_owned(), "x".repeat(MAX_HELLO_BYTES))].into(),
+                ..small.clone()
+            },
+            v1::Hello {
+                queues: vec![String::new(); 100_000],
+                ..small
+            },
+        ] {
+            assert_eq!(hello(Some(large)).unwrap_err().code(), Code::TooLarge);
+        }
+    }
 }
