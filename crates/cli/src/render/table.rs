@@ -23,7 +23,7 @@ pub(crate) struct Cell {
 impl Cell {
     pub(crate) fn styled(text: impl Into<String>, style: Style) -> Self {
         Self {
-            text: text.into(),
+            text: printable(text.into()),
             style,
         }
     }
@@ -101,6 +101,15 @@ impl Table {
     }
 }
 
+/// The text without what a terminal would obey: it may come from anyone who can reach the coordinator.
+pub(crate) fn printable(text: String) -> String {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{fffd}")
+    } else {
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +137,16 @@ mod tests {
             table
                 .render(Styling::Styled)
                 .ends_with("\u{1b}[1mx\u{1b}[0m  y\n")
+        );
+    }
+
+    #[test]
+    fn no_cell_commands_the_terminal() {
+        let mut table = Table::new(&[("worker", Align::Left)]);
+        table.row(["\u{1b}[2Jw\n\u{9b}1m".into()]);
+        assert_eq!(
+            table.render(Styling::Plain),
+            "worker\n\u{fffd}[2Jw\u{fffd}\u{fffd}1m\n"
         );
     }
 }

@@ -8,7 +8,7 @@ use levelflow_common::overview::{AlertView, EndedTasks, Overview, QueueView, Wor
 use levelflow_common::view::{BreakerStatus, BreakerView};
 
 use super::style::{self, Styling};
-use super::table::{Align, Cell, Table};
+use super::table::{Align, Cell, Table, printable};
 use super::time::duration;
 use super::{breaker, counted, worker};
 
@@ -133,7 +133,10 @@ fn waiting(word: &str, queues: &[QueueView], count: fn(&QueueView) -> u64) -> St
     let mut parts: Vec<String> = named
         .iter()
         .take(QUEUES)
-        .map(|queue| format!("{} in {}", count(queue), queue.name))
+        .map(|queue| {
+            let name = printable(queue.name.as_ref().to_owned());
+            format!("{} in {name}", count(queue))
+        })
         .collect();
     if named.len() > QUEUES {
         parts.push(format!("in {} more", named.len() - QUEUES));
