@@ -197,6 +197,23 @@ async fn polite_calls_all_get_their_turn() {
     assert_eq!(run["outputs"]["statuses"], serde_json::json!(vec![200; 12]));
 }
 
+#[tokio::test]
+async fn names_that_are_the_same_are_looked_up_once() {
+    let home = Home::new();
+    let (code, run) = home.json(&["run", &example("cached.yaml")]).await;
+    assert_eq!(code, Some(0), "{run}");
+    assert_eq!(
+        run["outputs"]["report"],
+        "ada has 3 letters\ngrace has 5 letters\nada has 3 letters\nada has 3 letters\n\
+         linus has 5 letters\ngrace has 5 letters\n"
+    );
+    let tasks = run["tasks"].as_array().unwrap();
+    let items = || tasks.iter().filter(|task| task["item"].is_number());
+    let cached = items().filter(|item| !item["cached"].is_null());
+    assert_eq!(cached.count(), 3, "{run}");
+    assert_eq!(items().filter(|item| item["attempts"] == 1).count(), 3);
+}
+
 /// A server that has items.
 async fn items() -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
