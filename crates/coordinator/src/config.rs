@@ -85,7 +85,7 @@ impl CoordinatorConfig {
             return Some((format!("http.{field}"), problem));
         }
         let wrong = self.cache.as_ref()?.validate().err()?;
-        Some((format!("cache.{}", wrong.key), wrong.problem))
+        Some((wrong.key, wrong.problem))
     }
 
     fn own_problem(&self) -> Option<(&'static str, String)> {

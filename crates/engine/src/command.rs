@@ -219,6 +219,8 @@ pub struct Attempt {
     pub kind: TaskKind,
     /// The handler; empty for other kinds.
     pub handler: Arc<str>,
+    /// Whose run it is.
+    pub tenant: Arc<str>,
     /// A JSON value.
     pub input: Bytes,
     /// The secrets that belong into it.

@@ -161,6 +161,7 @@ impl Engine {
             attempt: lease.attempt,
             kind: spec.kind,
             handler: spec.requirement.handler.clone(),
+            tenant: state.submitted.tenant.clone(),
             input,
             secrets: Arc::clone(spec.input.secrets()),
             timeout: spec.run_timeout,

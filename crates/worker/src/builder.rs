@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -161,6 +162,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn secrets(mut self, config: SecretsConfig) -> Self {
         self.config.secrets = config;
+        self
+    }
+
+    /// The settings of what handlers keep in [`Context::cache`].
+    #[must_use]
+    pub fn cache(mut self, config: CacheConfig) -> Self {
+        self.config.cache = config;
         self
     }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
 use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct WorkerConfig {
     pub spool_bytes: usize,
     /// The watch over the memory of its process.
     pub memory: MemoryConfig,
+    /// The cache of its handlers.
+    pub cache: CacheConfig,
 }
 
 impl Default for WorkerConfig {
@@ -80,6 +83,7 @@ impl Default for WorkerConfig {
             spool_outcomes: 100_000,
             spool_bytes: 64 * 1024 * 1024,
             memory: MemoryConfig::default(),
+            cache: CacheConfig::default(),
         }
     }
 }
@@ -96,6 +100,12 @@ impl WorkerConfig {
         in_range("blocking_threads", self.blocking_threads, 1, 4096)?;
         self.http.validate()?;
         self.memory.validate()?;
+        self.cache
+            .validate()
+            .map_err(|wrong| WorkerError::Setting {
+                setting: wrong.key.into(),
+                problem: wrong.problem,
+            })?;
         in_range("spool_outcomes", self.spool_outcomes, 1, 10_000_000)?;
         in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
@@ -198,6 +208,10 @@ mod tests {
         assert_eq!(
             problem(|config| config.memory.interval.0 = Duration::ZERO),
             "`memory.interval` is 0ns; it must be at least 10ms"
+        );
+        assert_eq!(
+            problem(|config| config.cache.memory.max_mib = 0),
+            "`cache.memory.max_mib` is 0; it may be 1 to 1048576"
         );
         assert_eq!(
             problem(|config| config.memory.window.0 = Duration::from_secs(1_001)),

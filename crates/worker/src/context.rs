@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::cancelled;
+use crate::cache::{HandlerCache, HandlerScope};
 use crate::secrets::Redactor;
 use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 
@@ -20,11 +21,22 @@ use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 #[derive(Clone)]
 pub struct Context {
     attempt: Arc<AttemptState>,
+    /// What its handler keeps; none where attempts have no cache.
+    scope: Option<Arc<HandlerScope>>,
 }
 
 impl Context {
     pub(crate) fn new(attempt: Arc<AttemptState>) -> Self {
-        Self { attempt }
+        Self {
+            attempt,
+            scope: None,
+        }
+    }
+
+    /// As it is for a handler with a cache.
+    pub(crate) fn with_cache(mut self, scope: &Arc<HandlerScope>) -> Self {
+        self.scope = Some(Arc::clone(scope));
+        self
     }
 
     /// The run.
@@ -50,11 +62,26 @@ impl Context {
     /// The same text for every attempt of this task in this run. Pass it on to services that know such
     /// keys, so that a repeated attempt has its effect once.
     pub fn idempotency_key(&self) -> String {
-        let Self { attempt } = self;
+        let Self { attempt, .. } = self;
         match attempt.item {
             Some(item) => format!("{}/{}/{item}", attempt.run_id, attempt.task_id),
             None => format!("{}/{}", attempt.run_id, attempt.task_id),
         }
+    }
+
+    /// What this handler has kept in the cache of the worker, and what it keeps there for later attempts.
+    /// Handlers in child processes have none: they find nothing there, and compute each time.
+    pub fn cache(&self) -> HandlerCache {
+        HandlerCache::new(self.clone())
+    }
+
+    pub(crate) fn handler_scope(&self) -> Option<&HandlerScope> {
+        self.scope.as_deref()
+    }
+
+    /// Whose run it is.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.attempt.tenant
     }
 
     /// Ends when the attempt should stop: it was cancelled, took too long, or the worker stops.
@@ -131,7 +158,7 @@ impl Context {
 
     /// The attempt, for another process that works on it.
     pub(crate) fn to_message(&self, input: Bytes) -> v1::Attempt {
-        let Self { attempt } = self;
+        let Self { attempt, .. } = self;
         v1::Attempt {
             token: attempt.token,
             run_id: Bytes::copy_from_slice(attempt.run_id.as_bytes()),
@@ -191,6 +218,7 @@ pub(crate) struct AttemptState {
     task_id: String,
     item: Option<u32>,
     number: u32,
+    tenant: String,
     pub(crate) started_at: Instant,
     pub(crate) cancelled: CancellationToken,
     /// The attempt is stopped because the worker ends, not because somebody wants that.
@@ -220,6 +248,7 @@ impl AttemptState {
             task_id: std::mem::take(&mut attempt.task_id),
             item: attempt.item,
             number: attempt.attempt,
+            tenant: std::mem::take(&mut attempt.tenant),
             started_at: Instant::now(),
             cancelled: CancellationToken::new(),
             abandoned: AtomicBool::new(false),

@@ -34,6 +34,7 @@
 
 mod attempt;
 mod builder;
+mod cache;
 mod config;
 mod connection;
 mod context;
@@ -54,6 +55,7 @@ mod worker;
 use levelflow_runtime::secret;
 
 pub use builder::WorkerBuilder;
+pub use cache::HandlerCache;
 pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
 pub use error::WorkerError;
@@ -62,6 +64,7 @@ pub use executor::{
     SqlConnection, SqlDatabases, SqlPoolStatistics, serve_as_guard,
 };
 pub use handler_error::HandlerError;
+pub use levelflow_cache::CacheConfig;
 pub use levelflow_runtime::secret::Secret;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use levelflow_runtime::tls::install_tls_provider;

@@ -91,6 +91,7 @@ impl Worker {
         for gatherer in gatherers {
             levelflow_runtime::task::spawn("gatherer", gatherer(shutdown.clone()));
         }
+        executors.cache().open();
         let hello = hello(&config, &executors);
         let grace = config.cancel_grace.0;
         let (ends, ended) = mpsc::unbounded_channel();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use levelflow_common::limits::{MAX_NAME_BYTES, MAX_POOLS};
 use levelflow_common::overview::{HeartbeatView, MemoryLevel, SessionView};
-use levelflow_common::{FencingToken, Timestamp};
+use levelflow_common::{FencingToken, TaskKind, Timestamp};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::event::SessionId;
 use levelflow_proto::{Enumeration as _, PROTOCOL_VERSION, v1};
@@ -142,6 +142,10 @@ impl Sessions {
                 upstream: attempt
                     .upstream
                     .map_or_else(String::new, |name| name.as_ref().to_owned()),
+                tenant: match attempt.kind {
+                    TaskKind::Handler => attempt.tenant.as_ref().to_owned(),
+                    _ => String::new(),
+                },
             });
         });
     }

@@ -21,6 +21,7 @@ use levelflow_common::{AttemptResult, Code, Failure, TaskKind};
 use levelflow_proto::v1;
 
 use crate::attempt::{Job, catch_panic};
+use crate::cache::{HandlerScope, WorkerCache};
 use crate::config::WorkerConfig;
 use crate::context::Context;
 use crate::error::WorkerError;
@@ -41,6 +42,8 @@ pub use sql::{SqlConnection, SqlDatabases, SqlPoolStatistics};
 /// The executors of a worker.
 pub(crate) struct Executors {
     handlers: BTreeMap<String, Entry>,
+    /// What handlers keep.
+    cache: Arc<WorkerCache>,
     http: HttpExecutor,
     sql: SqlDatabases,
     chat: ChatExecutor,
@@ -68,6 +71,7 @@ struct Paces {
 struct Entry {
     handler: Box<dyn Handler>,
     pace: Arc<Pace>,
+    scope: Arc<HandlerScope>,
 }
 
 impl Executors {
@@ -77,13 +81,24 @@ impl Executors {
         config: &WorkerConfig,
         guard_programs: bool,
     ) -> Result<Self, WorkerError> {
-        let with_pace = |(name, handler)| {
+        let cache = Arc::new(WorkerCache::new(config.cache.clone()));
+        let entry = |(name, handler): (String, _)| {
+            let scope = Arc::new(HandlerScope {
+                cache: Arc::clone(&cache),
+                handler: name.clone(),
+            });
             let pace = Arc::default();
-            (name, Entry { handler, pace })
+            let entry = Entry {
+                handler,
+                pace,
+                scope,
+            };
+            (name, entry)
         };
         let http = HttpExecutor::new(config.http.clone())?;
         Ok(Self {
-            handlers: handlers.into_iter().map(with_pace).collect(),
+            handlers: handlers.into_iter().map(entry).collect(),
+            cache,
             chat: ChatExecutor::new(&config.models, http.clone())?,
             http,
             sql: SqlDatabases::new(&config.connections)?,
@@ -94,6 +109,11 @@ impl Executors {
             secrets: Arc::new(config.secrets.clone()),
             paces: Paces::default(),
         })
+    }
+
+    /// The cache of the handlers.
+    pub(crate) fn cache(&self) -> &Arc<WorkerCache> {
+        &self.cache
     }
 
     /// The connections of `http` tasks.
@@ -172,9 +192,13 @@ impl Executors {
         let v1::Attempt { input, handler, .. } = attempt;
         match kind {
             v1::TaskKind::Handler => match self.handlers.get(&handler) {
-                Some(Entry { handler, pace }) => Job {
+                Some(Entry {
+                    handler,
+                    pace,
+                    scope,
+                }) => Job {
                     on_thread: handler.on_thread(),
-                    ..job(handler.call(context, input), pace)
+                    ..job(handler.call(context.with_cache(scope), input), pace)
                 },
                 None => self.refuse(format!("this worker has no handler `{handler}`")),
             },

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod batches;
+mod cache;
 mod chat;
 mod coordinator;
 mod handlers;
