@@ -39,7 +39,21 @@ impl From<Workflow> for v1::Workflow {
                 .into_iter()
                 .map(|(name, value)| (name, value.to_string()))
                 .collect(),
+            prefetch: workflow
+                .prefetch
+                .into_iter()
+                .map(prefetch_message)
+                .collect(),
         }
+    }
+}
+
+fn prefetch_message(inputs: BTreeMap<String, Value>) -> v1::PrefetchInputs {
+    let inputs = inputs.into_iter();
+    v1::PrefetchInputs {
+        inputs: inputs
+            .map(|(name, value)| (name, value.to_string()))
+            .collect(),
     }
 }
 
@@ -236,7 +250,21 @@ impl Reader {
                     (name, value)
                 })
                 .collect::<BTreeMap<_, _>>(),
+            prefetch: (0..)
+                .zip(message.prefetch)
+                .map(|(place, wanted)| self.prefetch(place, wanted))
+                .collect(),
         }
+    }
+
+    fn prefetch(&mut self, place: usize, message: v1::PrefetchInputs) -> BTreeMap<String, Value> {
+        let inputs = message.inputs.into_iter();
+        inputs
+            .map(|(name, value)| {
+                let value = self.json(|| format!("prefetch[{place}].{name}"), &value);
+                (name, value)
+            })
+            .collect()
     }
 
     fn input(&mut self, path: &str, message: v1::InputSpec) -> InputSpec {
@@ -693,11 +721,12 @@ mod tests {
             prop::collection::vec(task(), 0..4),
             prop::collection::vec((word(), word()), 0..3),
             prop::collection::btree_map(word(), json(), 0..3),
+            prop::collection::vec(prop::collection::btree_map(word(), json(), 0..3), 0..3),
         );
         (head, body).prop_map(
             |(
                 (name, description, inputs, priority, relaxed, by_level),
-                (max_parallel, timeout, labels, tasks, edges, outputs),
+                (max_parallel, timeout, labels, tasks, edges, outputs, prefetch),
             )| Workflow {
                 name,
                 description,
@@ -722,6 +751,7 @@ mod tests {
                     .map(|(from, to)| Edge { from, to })
                     .collect(),
                 outputs,
+                prefetch,
             },
         )
     }

@@ -52,6 +52,8 @@ pub const MAX_QUEUES_LISTED: usize = 1000;
 pub const MAX_KEY_BYTES: usize = 256;
 /// Bytes of the key of a concurrency or rate limit.
 pub const MAX_LIMIT_KEY_BYTES: usize = 256;
+/// Runs whose results one run has computed ahead.
+pub const MAX_PREFETCH: usize = 16;
 /// Tags of the results of one task.
 pub const MAX_CACHE_TAGS: usize = 16;
 /// Bytes of a tag or of the version of cached results.

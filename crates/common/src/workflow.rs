@@ -54,6 +54,10 @@ pub struct Workflow {
     /// What a finished run gives back; the values may hold expressions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, Value>,
+    /// Inputs that are likely to be asked for next. After a run that succeeded, their results are computed
+    /// into the cache when nothing else is to do; the values may hold expressions, as those of `outputs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefetch: Vec<BTreeMap<String, Value>>,
 }
 
 impl Workflow {

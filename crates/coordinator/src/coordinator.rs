@@ -22,6 +22,7 @@ use crate::definitions::Definitions;
 use crate::error::StartError;
 use crate::http::Api;
 use crate::listen::{Listen, Listener};
+use crate::prefetch;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
 use crate::retention;
@@ -81,7 +82,8 @@ impl Coordinator {
         });
         let cache = cache.transpose()?;
         let results = cache.clone().map(|cache| Arc::new(ResultCache::new(cache)));
-        let prepare = PreparePool::new(config.prepare_threads, sender.clone(), results)
+        let (ahead, wanted) = mpsc::channel(prefetch::QUEUE);
+        let prepare = PreparePool::new(config.prepare_threads, sender.clone(), results, ahead)
             .map_err(StartError::Threads)?;
         let actor = Actor::new(Parts {
             engine,
@@ -109,6 +111,8 @@ impl Coordinator {
             dedup_window: config.dedup_window,
             next_session: Arc::new(AtomicU64::new(1)),
         };
+        let compute = prefetch::compute(backend.clone(), wanted, stop.clone());
+        levelflow_runtime::task::spawn("prefetch", compute);
         let routes = server::routes(backend.clone()).await?;
         let (channel, connections) = server::duplex_channel();
         let inside = server::serve_duplex(connections, routes.clone(), stop.clone());

@@ -13,6 +13,7 @@ mod definitions;
 mod error;
 mod http;
 mod listen;
+mod prefetch;
 mod prepare;
 mod recovery;
 mod retention;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::expression::{ExpressionError, Scope};
+use levelflow_common::expression::{ExpressionError, Scope, Template};
 use levelflow_common::task_input::SleepInput;
 use levelflow_common::{CacheKey, CacheUse, Code, Failure, TaskKind, upstream};
 use levelflow_engine::command::{Computed, Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
-use levelflow_engine::{Event, Found, TaskIndex};
+use levelflow_engine::{Event, Found, Prefetch, TaskIndex};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -16,12 +16,15 @@ use tokio::sync::mpsc;
 
 use crate::actor::Message;
 use crate::cache::{Asking, ResultCache};
+use crate::prefetch::Wanted;
 
 /// The threads, and where their answers go.
 pub(crate) struct PreparePool {
     threads: ThreadPool,
     inbox: mpsc::Sender<Message>,
     cache: Option<Arc<ResultCache>>,
+    /// Where runs go that are computed ahead.
+    ahead: mpsc::Sender<Wanted>,
     /// Where lookups wait that threads must not wait for.
     runtime: Handle,
 }
@@ -31,6 +34,7 @@ impl PreparePool {
         threads: usize,
         inbox: mpsc::Sender<Message>,
         cache: Option<Arc<ResultCache>>,
+        ahead: mpsc::Sender<Wanted>,
     ) -> Result<Self, ThreadPoolBuildError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -40,6 +44,7 @@ impl PreparePool {
             threads,
             inbox,
             cache,
+            ahead,
             runtime: Handle::current(),
         })
     }
@@ -85,6 +90,37 @@ impl PreparePool {
         });
     }
 
+    /// Evaluates the inputs of the runs that are computed ahead.
+    pub(crate) fn prefetch(&self, work: Prefetch) {
+        if self.cache.is_none() {
+            return;
+        }
+        let ahead = self.ahead.clone();
+        self.threads.spawn_fifo(move || {
+            let Prefetch { context, tenant } = work;
+            let after = context.run_id;
+            for templates in &context.definition.prefetch {
+                let inputs = match render(&context, templates) {
+                    Ok(inputs) => inputs,
+                    Err(error) => {
+                        let problem = error.message();
+                        tracing::info!(run_id = %after, problem, "inputs to compute ahead failed");
+                        continue;
+                    }
+                };
+                let wanted = Wanted {
+                    definition: context.definition.clone(),
+                    tenant: tenant.clone(),
+                    inputs,
+                    after,
+                };
+                if ahead.try_send(wanted).is_err() {
+                    tracing::debug!(run_id = %after, "too much waits to be computed ahead");
+                }
+            }
+        });
+    }
+
     /// Says that a result is not computed here any more.
     pub(crate) fn give_up(&self, key: CacheKey) {
         if let Some(cache) = &self.cache {
@@ -96,7 +132,8 @@ impl PreparePool {
         self.answer(move || Event::OutputsRendered {
             run: work.run,
             ticket: work.ticket,
-            result: render_outputs(&work.context).map_err(|error| failure(&error)),
+            result: render(&work.context, &work.context.definition.outputs)
+                .map_err(|error| failure(&error)),
         });
     }
 
@@ -208,15 +245,14 @@ fn items_of(items: Value) -> Result<Vec<Bytes>, Failure> {
     }
 }
 
-fn render_outputs(context: &RunContext) -> Result<Bytes, ExpressionError> {
+/// A map whose values are evaluated, as JSON.
+fn render(context: &RunContext, values: &[(String, Template)]) -> Result<Bytes, ExpressionError> {
     let scope = scope(context)?;
-    let outputs = context
-        .definition
-        .outputs
+    let values = values
         .iter()
         .map(|(name, template)| Ok((name.clone(), template.render(&scope)?)))
         .collect::<Result<serde_json::Map<_, _>, ExpressionError>>()?;
-    Ok(json(&Value::Object(outputs)))
+    Ok(json(&Value::Object(values)))
 }
 
 fn scope(context: &RunContext) -> Result<Scope, ExpressionError> {

@@ -12,6 +12,7 @@ use levelflow_common::upstream::of_model;
 use levelflow_common::view::{PlanLevel, PlanTask, PlanView};
 use levelflow_common::workflow::Task;
 use levelflow_common::{Priority, TaskKind, Workflow, WorkflowDigest, upstream};
+use serde_json::Value;
 
 use crate::cache_spec::CacheSpec;
 use crate::limit::LimitSpec;
@@ -43,6 +44,8 @@ pub struct Definition {
     pub outputs: Vec<(String, Template)>,
     /// The outputs of a run, where they hold no expression.
     pub constant_outputs: Option<Bytes>,
+    /// The inputs of runs whose results are computed ahead, by name.
+    pub prefetch: Vec<Vec<(String, Template)>>,
 }
 
 /// What has to be known of a task to run it, with defaults filled in.
@@ -151,14 +154,19 @@ impl Definition {
             .iter()
             .map(|task| TaskSpec::new(task).map_err(defect(&task.id)))
             .collect::<Result<Vec<_>, _>>()?;
-        let outputs = workflow
-            .outputs
-            .iter()
-            .map(|(name, value)| {
+        let templates = |values: &BTreeMap<String, Value>| {
+            let compile = |(name, value): (&String, &Value)| {
                 let template = Template::compile(value).map_err(defect(name))?;
                 Ok((name.clone(), template))
-            })
-            .collect::<Result<Vec<_>, Defect>>()?;
+            };
+            values
+                .iter()
+                .map(compile)
+                .collect::<Result<Vec<_>, Defect>>()
+        };
+        let outputs = templates(&workflow.outputs)?;
+        let prefetch = workflow.prefetch.iter().map(templates);
+        let prefetch = prefetch.collect::<Result<Vec<_>, Defect>>()?;
         let constant_outputs = outputs
             .iter()
             .all(|(_, template)| template.is_static())
@@ -174,6 +182,7 @@ impl Definition {
             tasks,
             outputs,
             constant_outputs,
+            prefetch,
         })
     }
 }

@@ -6,7 +6,7 @@ use levelflow_common::{CacheTier, Code, RunStatus, TaskStatus};
 use levelflow_proto::Enumeration as _;
 use serde_json::{Value, json};
 
-use crate::client::{Client, submission};
+use crate::client::{Client, eventually, submission};
 use crate::harness::{Home, Running, text};
 
 /// A task that leaves a line behind each time it runs, and one that uses its output.
@@ -209,4 +209,37 @@ async fn a_coordinator_without_a_cache_says_so() {
         ended.stderr
     );
     assert_ne!(ended.code, Some(0));
+}
+
+#[tokio::test]
+async fn likely_results_are_computed_ahead_when_nothing_else_is_to_do() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    let mut flow = flow(&home, &json!({}));
+    flow["prefetch"] = json!([
+        { "question": "${{ inputs.question + 1 }}" },
+        { "question": "not a number" },
+        { "question": "${{ tasks.use.output | int }}" },
+    ]);
+    assert_eq!(tier(&ended(&client, &flow, CacheUse::Use).await), None);
+    // Those that compute ahead have none of their own.
+    let computed = async || times_run(&home) == 3;
+    eventually("the next two were computed", computed).await;
+    let ahead = async || {
+        let (_, listed) = home.json(&["list", "--status", "succeeded"]).await;
+        let runs = listed["runs"].as_array().unwrap();
+        runs.len() == 3
+            && runs[..2].iter().all(|run| {
+                run["priority"] == "low" && run["labels"]["levelflow.prefetch-after"].is_string()
+            })
+    };
+    eventually("they are listed as what they are", ahead).await;
+    for question in [7, 42] {
+        let mut request = submission(&flow);
+        request.inputs = json!({ "question": question }).to_string().into();
+        let run_id = client.submit(request).await.unwrap().run_id;
+        let run = client.ended(&run_id).await;
+        assert_eq!(tier(&run), Some(CacheTier::Memory));
+    }
 }

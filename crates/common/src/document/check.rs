@@ -1,5 +1,7 @@
 //! What must hold in a workflow beyond its shape: names exist, ids are unique, bounds are kept.
 
+mod cache;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
@@ -13,8 +15,8 @@ use crate::expression::{
 };
 use crate::inputs::accepts;
 use crate::limits::{
-    MAX_CACHE_TAG_BYTES, MAX_CACHE_TAGS, MAX_EDGES, MAX_FOR_EACH_ITEMS, MAX_LABELS,
-    MAX_LIMIT_KEY_BYTES, MAX_NAME_BYTES, MAX_TASK_ID_BYTES, MAX_TASKS, MIN_RATE_PERIOD,
+    MAX_EDGES, MAX_FOR_EACH_ITEMS, MAX_LABELS, MAX_LIMIT_KEY_BYTES, MAX_NAME_BYTES,
+    MAX_TASK_ID_BYTES, MAX_TASKS, MIN_RATE_PERIOD,
 };
 use crate::schema::input_schema;
 use crate::suggest::did_you_mean;
@@ -78,6 +80,7 @@ pub(super) fn check(root: &Node<'_>, report: &mut Report) -> Checked {
     }
     check.listed_edges(root);
     check.outputs(root);
+    check.prefetch(root);
     let mut edges = check.edges;
     edges.sort_unstable();
     edges.dedup();
@@ -340,49 +343,6 @@ impl<'n> Check<'_, 'n> {
                 let message = format!("`per` must be at least {}", HumanDuration(MIN_RATE_PERIOD));
                 (message, None)
             });
-        }
-    }
-
-    /// What may be cached.
-    fn cache(&mut self, policy: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
-        if let Some(key) = policy.get("key") {
-            self.expressions(key, names, &path.key("key"));
-        }
-        for name in ["ttl", "on_error"] {
-            if let Some(span) = policy.get(name)
-                && super::decode::decode::<HumanDuration>(span).is_ok_and(|it| it.0.is_zero())
-            {
-                self.report.add(&path.key(name), span.position, || {
-                    (format!("`{name}` must be longer than nothing"), None)
-                });
-            }
-        }
-        let tags = list(policy.get("tags"));
-        if tags.len() > MAX_CACHE_TAGS {
-            self.report.add(&path.key("tags"), tags[0].position, || {
-                let message = format!(
-                    "there are {} tags; the most is {MAX_CACHE_TAGS}",
-                    tags.len()
-                );
-                (message, None)
-            });
-        }
-        let version = policy
-            .get("version")
-            .map(|version| (path.key("version"), version));
-        let tags_path = path.key("tags");
-        let tags = (0..)
-            .zip(tags)
-            .map(|(place, tag)| (tags_path.index(place), tag));
-        for (path, node) in version.into_iter().chain(tags) {
-            let bytes = node.as_text().map_or(1, str::len);
-            if !(1..=MAX_CACHE_TAG_BYTES).contains(&bytes) {
-                self.report.add(&path, node.position, || {
-                    let message =
-                        format!("is {bytes} bytes long; it may be 1 to {MAX_CACHE_TAG_BYTES}");
-                    (message, None)
-                });
-            }
         }
     }
 

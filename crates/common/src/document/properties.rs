@@ -204,6 +204,7 @@ fn workflow() -> impl Strategy<Value = Workflow> {
                 }],
                 tasks,
                 outputs,
+                prefetch: Vec::new(),
             }
         })
 }

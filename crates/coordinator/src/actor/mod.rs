@@ -507,6 +507,9 @@ impl Actor {
                 self.alerts.raise(now, subject);
             }
             Command::Ended(ended) => {
+                if let Some(prefetch) = self.engine.prefetch(ended.run) {
+                    self.prepare.prefetch(prefetch);
+                }
                 self.engine.evict(now, ended.run);
                 self.streams.ended(ended.number);
                 self.watchers.ended(*ended);

@@ -173,7 +173,7 @@ pub(crate) fn response(accepted: Accepted, definition: &Definition) -> v1::Submi
     }
 }
 
-fn bind_inputs(definition: &Definition, given: &[u8]) -> Result<Bytes, ApiError> {
+pub(crate) fn bind_inputs(definition: &Definition, given: &[u8]) -> Result<Bytes, ApiError> {
     let workflow = &definition.workflow;
     if workflow.inputs.is_empty() && matches!(given, b"" | b"{}") {
         return Ok(Bytes::from_static(b"{}"));

@@ -1,0 +1,85 @@
+//! What a workflow says of the result cache.
+
+use super::{Check, Names, list};
+use crate::document::decode::decode;
+use crate::document::path::Path;
+use crate::document::tree::Node;
+use crate::duration::HumanDuration;
+use crate::limits::{MAX_CACHE_TAG_BYTES, MAX_CACHE_TAGS, MAX_PREFETCH};
+use crate::suggest::did_you_mean;
+
+impl<'n> Check<'_, 'n> {
+    /// What may be cached.
+    pub(super) fn cache(&mut self, policy: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
+        if let Some(key) = policy.get("key") {
+            self.expressions(key, names, &path.key("key"));
+        }
+        for name in ["ttl", "on_error"] {
+            if let Some(span) = policy.get(name)
+                && decode::<HumanDuration>(span).is_ok_and(|it| it.0.is_zero())
+            {
+                self.report.add(&path.key(name), span.position, || {
+                    (format!("`{name}` must be longer than nothing"), None)
+                });
+            }
+        }
+        let tags = list(policy.get("tags"));
+        if tags.len() > MAX_CACHE_TAGS {
+            self.report.add(&path.key("tags"), tags[0].position, || {
+                let message = format!(
+                    "there are {} tags; the most is {MAX_CACHE_TAGS}",
+                    tags.len()
+                );
+                (message, None)
+            });
+        }
+        let version = policy
+            .get("version")
+            .map(|version| (path.key("version"), version));
+        let tags_path = path.key("tags");
+        let tags = (0..)
+            .zip(tags)
+            .map(|(place, tag)| (tags_path.index(place), tag));
+        for (path, node) in version.into_iter().chain(tags) {
+            let bytes = node.as_text().map_or(1, str::len);
+            if !(1..=MAX_CACHE_TAG_BYTES).contains(&bytes) {
+                self.report.add(&path, node.position, || {
+                    let message =
+                        format!("is {bytes} bytes long; it may be 1 to {MAX_CACHE_TAG_BYTES}");
+                    (message, None)
+                });
+            }
+        }
+    }
+
+    /// The runs whose results are computed ahead.
+    pub(super) fn prefetch(&mut self, root: &Node<'_>) {
+        let path = Path::ROOT.key("prefetch");
+        let wanted = list(root.get("prefetch"));
+        if wanted.len() > MAX_PREFETCH {
+            self.report.add(&path, wanted[0].position, || {
+                let message = format!("there are {}; the most is {MAX_PREFETCH}", wanted.len());
+                (message, None)
+            });
+        }
+        let names = Names {
+            item: None,
+            to: None,
+            secrets: false,
+        };
+        for (place, inputs) in wanted.iter().enumerate() {
+            let path = path.index(place);
+            for (name, value) in inputs.as_map().unwrap_or_default() {
+                let path = path.key(&name.text);
+                if !self.inputs.contains(&&*name.text) {
+                    let known = self.inputs.iter().copied();
+                    let help = did_you_mean(&name.text, known);
+                    self.report.add(&path, name.position, || {
+                        (format!("the workflow has no input `{}`", name.text), help)
+                    });
+                }
+                self.expressions(value, names, &path);
+            }
+        }
+    }
+}
