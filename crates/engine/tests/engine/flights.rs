@@ -15,7 +15,7 @@ use crate::preparer::FROM_MEMORY;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
-fn cached(id: &str, policy: Value) -> Value {
+fn cached(id: &str, policy: &Value) -> Value {
     task(id, &[], json!({ "cache": policy }))
 }
 
@@ -56,7 +56,7 @@ fn values(shell: &Shell) -> Vec<&str> {
 #[test]
 fn identical_tasks_are_computed_once() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({})), task("b", &["a"], json!({}))]);
+    let definition = flow([cached("a", &json!({})), task("b", &["a"], json!({}))]);
     let runs: Vec<_> = (0..5).map(|_| submit(&mut shell, &definition)).collect();
     assert_eq!(shell.running(), ["a"], "one of them runs");
     let (_, why) = shell.engine.explain(shell.now, runs[3], "a", None).unwrap();
@@ -91,7 +91,7 @@ fn identical_tasks_are_computed_once() {
 #[test]
 fn a_run_may_compute_anew_or_leave_the_cache_alone() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({}))]);
+    let definition = flow([cached("a", &json!({}))]);
     submit(&mut shell, &definition);
     shell.finish("a", Ok(Bytes::from_static(b"1")));
 
@@ -117,7 +117,7 @@ fn what_differs_is_computed_for_itself() {
         let input = json!({ "with": { "value": value }, "cache": {} });
         flow([task("a", &[], input)])
     };
-    let by_version = |version: &str| flow([cached("a", json!({ "version": version }))]);
+    let by_version = |version: &str| flow([cached("a", &json!({ "version": version }))]);
     let by_label = json!({ "worker": { "labels": {} }, "cache": {} });
     let several = [
         by_input("${{ inputs.x }}"),
@@ -158,7 +158,7 @@ fn what_differs_is_computed_for_itself() {
 #[test]
 fn the_next_computes_when_the_first_cannot() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({}))]);
+    let definition = flow([cached("a", &json!({}))]);
     let runs: Vec<_> = (0..4).map(|_| submit(&mut shell, &definition)).collect();
     shell.finish("a", permanent(Code::HandlerFailed));
     assert_eq!(shell.state(runs[0]).status, RunStatus::Failed);
@@ -190,7 +190,7 @@ fn the_next_computes_when_the_first_cannot() {
 #[test]
 fn failures_are_remembered_where_that_is_asked_for() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({ "on_error": "1m" }))]);
+    let definition = flow([cached("a", &json!({ "on_error": "1m" }))]);
     let runs: Vec<_> = (0..3).map(|_| submit(&mut shell, &definition)).collect();
     shell.finish("a", permanent(Code::HttpStatus));
     let later = submit(&mut shell, &definition);
@@ -199,7 +199,7 @@ fn failures_are_remembered_where_that_is_asked_for() {
         assert_eq!(shell.failure(run, "a"), (Code::HttpStatus, "no".to_owned()));
     }
     // A failure that is not the input's says nothing of others.
-    let definition = flow([cached("b", json!({ "on_error": "1m", "version": "2" }))]);
+    let definition = flow([cached("b", &json!({ "on_error": "1m", "version": "2" }))]);
     for _ in 0..2 {
         submit(&mut shell, &definition);
     }
@@ -254,7 +254,7 @@ fn a_result_takes_no_slot_and_no_token() {
 #[test]
 fn a_crash_of_the_coordinator_loses_nobody_who_waited() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({}))]);
+    let definition = flow([cached("a", &json!({}))]);
     let runs: Vec<_> = (0..3).map(|_| submit(&mut shell, &definition)).collect();
     shell.crash();
     shell.join(0).unwrap();
@@ -268,7 +268,7 @@ fn a_crash_of_the_coordinator_loses_nobody_who_waited() {
 #[test]
 fn a_result_on_its_way_into_the_cache_is_used() {
     let mut shell = Shell::with_worker(9);
-    let definition = flow([cached("a", json!({}))]);
+    let definition = flow([cached("a", &json!({}))]);
     submit(&mut shell, &definition);
     // Looked up before the result is in the cache, answered after.
     let late = shell.run(&definition);
