@@ -70,6 +70,10 @@ impl From<RunEvent> for message::Event {
                 attempt,
                 worker: worker.0.as_ref().to_owned(),
             }),
+            RunEvent::Streamed { task, event } => Self::Streamed(message::Streamed {
+                task: Some(task.into()),
+                event: Some(event.into()),
+            }),
             RunEvent::AttemptFailed {
                 task,
                 attempt,
@@ -162,6 +166,14 @@ impl TryFrom<v1::RunEvent> for RunEvent {
                     attempt: event.attempt,
                     worker: WorkerId(event.worker.into()),
                 },
+                Event::Streamed(event) => Self::Streamed {
+                    task: task_ref(event.task)?,
+                    event: event
+                        .event
+                        .ok_or_else(|| InvalidField::missing("event"))?
+                        .try_into()
+                        .map_err(|error: InvalidField| error.under("event"))?,
+                },
                 Event::AttemptFailed(event) => Self::AttemptFailed {
                     task: task_ref(event.task)?,
                     attempt: event.attempt,
@@ -240,7 +252,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use levelflow_common::{CacheTier, CachedFrom, Code};
+    use levelflow_common::{CacheTier, CachedFrom, ChunkEvent, Code, FencingToken};
 
     use super::*;
 
@@ -273,6 +285,13 @@ mod tests {
                 task: item.clone(),
                 attempt: 1,
                 worker: WorkerId("w1".into()),
+            },
+            RunEvent::Streamed {
+                task: item.clone(),
+                event: ChunkEvent::Started {
+                    stream: FencingToken(7),
+                    attempt: 1,
+                },
             },
             RunEvent::AttemptFailed {
                 task: item.clone(),

@@ -9,13 +9,16 @@ use levelflow_common::event::RunUpdate;
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_common::overview::{AlertView, Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
-use levelflow_common::{CacheUse, Code, Priority, RunId, RunStatus, TaskStatus, Workflow};
+use levelflow_common::{
+    CacheUse, ChunkCursor, ChunkEvent, Code, Priority, RunId, RunStatus, TaskStatus, Workflow,
+};
 use levelflow_proto::v1::cache_service_client::CacheServiceClient;
 use levelflow_proto::v1::invalidate_cache_request::Target;
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::chunks::FollowedTask;
 use crate::connection::url;
 
 /// How long a connection may take to be made.
@@ -212,6 +215,7 @@ impl Client {
         let request = v1::WatchRunRequest {
             run_id: run_id.to_string(),
             after_sequence,
+            ..Default::default()
         };
         let stream = self
             .service
@@ -223,6 +227,31 @@ impl Client {
         Ok(stream.map(|response| {
             let response = response.map_err(|status| from_status(&status))?;
             RunUpdate::try_from(response).map_err(|error| unreadable(&error))
+        }))
+    }
+
+    /// The chunks of a task after a cursor, until it ends.
+    pub(crate) async fn watch_task(
+        &self,
+        task: FollowedTask<'_>,
+        after: Option<ChunkCursor>,
+    ) -> Result<impl Stream<Item = Result<ChunkEvent, ApiError>> + Unpin + use<>, ApiError> {
+        let request = v1::WatchTaskRequest {
+            run_id: task.run_id.to_string(),
+            task_id: task.task_id.to_owned(),
+            item: task.item,
+            after: after.map(Into::into),
+        };
+        let stream = self
+            .service
+            .clone()
+            .watch_task(request)
+            .await
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        Ok(stream.map(|response| {
+            let response = response.map_err(|status| from_status(&status))?;
+            ChunkEvent::try_from(response).map_err(|error| unreadable(&error))
         }))
     }
 

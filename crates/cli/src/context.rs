@@ -43,9 +43,14 @@ pub(crate) struct Following {
 impl Context {
     /// Writes an answer to standard output. Nobody who stopped reading is told about it.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
-        let mut out = std::io::stdout().lock();
         let newline = if text.ends_with('\n') { "" } else { "\n" };
-        match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+        self.write(&format!("{text}{newline}"))
+    }
+
+    /// Writes a part of an answer to standard output.
+    pub(crate) fn write(&self, text: &str) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(CliError::Output(error))
             }

@@ -193,12 +193,12 @@ async fn cancel(client: &Client, run_id: RunId) -> Result<(), ApiError> {
     }
 }
 
-fn is_passing(error: &ApiError) -> bool {
+pub(crate) fn is_passing(error: &ApiError) -> bool {
     error.code().fault() == Fault::Unavailable
 }
 
 /// Waits from 100 ms to 5 s, about a minute in all.
-fn backoff() -> ExponentialBuilder {
+pub(crate) fn backoff() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
@@ -207,7 +207,7 @@ fn backoff() -> ExponentialBuilder {
         .with_jitter()
 }
 
-async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, ApiError>
+pub(crate) async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, ApiError>
 where
     F: Future<Output = Result<T, ApiError>>,
 {

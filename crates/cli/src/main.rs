@@ -1,6 +1,7 @@
 //! The `levelflow` program.
 
 mod arguments;
+mod chunks;
 mod client;
 mod command;
 mod connection;

@@ -174,6 +174,7 @@ impl Progress {
                     self.end(task, TaskStatus::Cancelled, update.at);
                 }
                 RunEvent::Submitted { .. }
+                | RunEvent::Streamed { .. }
                 | RunEvent::LevelCompleted { .. }
                 | RunEvent::CancelRequested { .. }
                 | RunEvent::Finished { .. } => {}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cache::CachedFrom;
+use crate::chunk::ChunkEvent;
 use crate::id::{RunId, WorkerId};
 use crate::outcome::{Failure, RunStatus};
 use crate::time::Timestamp;
@@ -23,7 +24,7 @@ pub struct RunUpdate {
 }
 
 /// A task of a run, by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TaskRef {
     /// Its id in the workflow.
     pub task_id: Arc<str>,
@@ -34,7 +35,7 @@ pub struct TaskRef {
 impl RunEvent {
     /// Whether no record stands behind it, so that it is not repeated to watchers who come later.
     pub const fn is_live(&self) -> bool {
-        matches!(self, Self::AttemptStarted { .. })
+        matches!(self, Self::AttemptStarted { .. } | Self::Streamed { .. })
     }
 }
 
@@ -60,6 +61,13 @@ pub enum RunEvent {
         attempt: u32,
         /// Who runs it.
         worker: WorkerId,
+    },
+    /// Chunks of a task, for those who asked for them. Those of a result come before its event, also later.
+    Streamed {
+        /// Which task.
+        task: TaskRef,
+        /// The chunks; never the end.
+        event: ChunkEvent,
     },
     /// An attempt failed and another will follow.
     AttemptFailed {

@@ -45,6 +45,9 @@ pub struct HttpInput {
     /// How the body of the response is read.
     #[serde(default)]
     pub response: HttpResponse,
+    /// Gives the body of the response on in chunks while it comes, for those who watch the task.
+    #[serde(default)]
+    pub stream: Option<HttpStream>,
     /// The most bytes that the body of the response may have, within the limit of outputs.
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -67,6 +70,18 @@ pub enum HttpResponse {
     Text,
     /// As bytes, in base64.
     Base64,
+}
+
+/// What the chunks of a response are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpStream {
+    /// Pieces of the text as they come, each as `{"text": …}`.
+    Text,
+    /// Its lines, each a text.
+    Lines,
+    /// The data of server-sent events, each a text.
+    Events,
 }
 
 fn get() -> String {
@@ -198,7 +213,8 @@ pub struct ChatInput {
     pub tool_choice: Option<Value>,
     /// Anything else that the endpoint takes, such as `top_p`, `seed` or `stop`.
     pub parameters: BTreeMap<String, Value>,
-    /// Whether the answer is read as it is written; on by default.
+    /// Whether the answer is read as it is written, and given on in chunks `{"model": …, "text": …}` for those
+    /// who watch the task; on by default.
     pub stream: Option<bool>,
     /// The longest that one model may take, within the timeout of the task; 120 s by default.
     pub timeout: Option<HumanDuration>,
@@ -259,10 +275,21 @@ pub struct ProcessInput {
     /// How its standard output is read.
     #[serde(default)]
     pub output: ProcessOutput,
+    /// Gives its standard output on in chunks while it runs, for those who watch the task.
+    #[serde(default)]
+    pub stream: Option<ProcessStream>,
     /// The most that it may write to its standard output.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub max_output_bytes: Option<usize>,
+}
+
+/// What the chunks of a program are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessStream {
+    /// The lines of its standard output, each a text.
+    Lines,
 }
 
 /// How the standard output of a program is read.

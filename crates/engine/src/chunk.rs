@@ -3,6 +3,7 @@
 //! Chunks themselves pass the engine by. Only those of an attempt that succeeded come here, with its outcome.
 
 use levelflow_common::chunk::TaskEnd;
+use levelflow_common::event::TaskRef;
 use levelflow_common::{FencingToken, RunId};
 
 use crate::command::BatchNumber;
@@ -88,6 +89,12 @@ impl Engine {
             after: run.recorded_in.0,
             attempt,
         })
+    }
+
+    /// How watchers call a task of an open run.
+    pub fn task_ref(&self, run_id: RunId, task: TaskIndex) -> Option<TaskRef> {
+        let &key = self.by_id.get(&run_id)?;
+        Some(self.run(key).state.task_ref(task))
     }
 
     /// How a task of an open run ended; none if it has not.

@@ -2,18 +2,25 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{Code, Failure, RunId};
 use levelflow_proto::v1;
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::cancelled;
 use crate::cache::{HandlerCache, HandlerScope};
+use crate::chunk_log::{Announce, ChunkLog};
+use crate::executor::write_chunk;
+use crate::handler_error::HandlerError;
 use crate::secrets::Redactor;
 use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 
@@ -193,6 +200,67 @@ impl Context {
         }
     }
 
+    /// Gives a piece of the output before the rest of it: whoever watches the task sees it at once, and it is
+    /// recorded with the result when the attempt succeeds. Waits while more is under way than is sent.
+    /// Counts as progress, as [`Context::heartbeat`] does.
+    ///
+    /// ```
+    /// # use levelflow_worker::{Context, HandlerError};
+    /// async fn count(ctx: Context, to: u32) -> Result<u32, HandlerError> {
+    ///     for number in 0..to {
+    ///         ctx.emit(&number).await?;
+    ///     }
+    ///     Ok(to)
+    /// }
+    /// ```
+    ///
+    /// Secrets of the task are taken out of each chunk by itself: do not cut a text apart where one may be.
+    ///
+    /// # Errors
+    /// `stream_too_large` when the chunk, or all chunks of the attempt, would be over a limit: with `?` the task
+    /// fails for good, and a handler that does not mind goes on without further chunks. `cancelled` when
+    /// the attempt is to stop.
+    pub async fn emit<C: Serialize + ?Sized>(&self, chunk: &C) -> Result<(), HandlerError> {
+        let emitted = match write_chunk(chunk) {
+            Ok(chunk) => self.emit_json(chunk).await,
+            Err(failure) => Err(failure),
+        };
+        emitted.map_err(HandlerError::of)
+    }
+
+    /// [`Context::emit`] for handlers on threads.
+    ///
+    /// # Errors
+    /// As [`Context::emit`].
+    pub fn emit_blocking<C: Serialize + ?Sized>(&self, chunk: &C) -> Result<(), HandlerError> {
+        block_on(self.emit(chunk))
+    }
+
+    /// Gives a chunk that is JSON already.
+    pub(crate) async fn emit_json(&self, chunk: Bytes) -> Result<(), Failure> {
+        let attempt = &self.attempt;
+        let chunk = match attempt.redactor.get() {
+            Some(redactor) => redactor.output(chunk),
+            None => chunk,
+        };
+        attempt.heartbeat();
+        let log = attempt.chunk_log().ok_or_else(cancelled)?;
+        log.push(chunk, &attempt.cancelled).await
+    }
+
+    /// Knows the secrets of the attempt, if it has some.
+    pub(crate) fn redactor(&self) -> Option<&Redactor> {
+        self.attempt.redactor.get()
+    }
+
+    /// A whole text without secrets.
+    pub(crate) fn redact_whole<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.redactor() {
+            Some(redactor) => redactor.redact(text),
+            None => text.into(),
+        }
+    }
+
     /// Says that the handler makes progress, for tasks with a heartbeat timeout. Cheap.
     pub fn heartbeat(&self) {
         self.attempt.heartbeat();
@@ -208,6 +276,38 @@ impl fmt::Debug for Context {
             .field("attempt", &self.attempt.number)
             .finish_non_exhaustive()
     }
+}
+
+/// Waits on a thread that has nothing else to do.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let thread = Arc::new(Unpark(std::thread::current()));
+    let waker = Waker::from(thread);
+    let mut work = pin!(work);
+    loop {
+        match work.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The chunks of an attempt.
+#[derive(Debug)]
+enum Chunks {
+    /// There are none yet.
+    None(Announce),
+    /// There are some, and more may come.
+    Some(Arc<ChunkLog>),
+    /// The attempt has ended, with so many.
+    Ended(u32),
 }
 
 /// What the session and the executor share about an attempt.
@@ -231,6 +331,7 @@ pub(crate) struct AttemptState {
     pub(crate) upstream: String,
     pub(crate) calls: Calls,
     pub(crate) open_breakers: Arc<OpenBreakers>,
+    chunks: Mutex<Chunks>,
     /// Knows the secrets of the attempt, if it has some.
     redactor: OnceLock<Redactor>,
 }
@@ -241,6 +342,7 @@ impl AttemptState {
     pub(crate) fn starting(
         attempt: &mut v1::Attempt,
         open_breakers: &Arc<OpenBreakers>,
+        announce: &Announce,
     ) -> Option<Arc<Self>> {
         Some(Arc::new(Self {
             token: attempt.token,
@@ -257,8 +359,33 @@ impl AttemptState {
             upstream: std::mem::take(&mut attempt.upstream),
             calls: Calls::default(),
             open_breakers: Arc::clone(open_breakers),
+            chunks: Mutex::new(Chunks::None(announce.clone())),
             redactor: OnceLock::new(),
         }))
+    }
+
+    /// Where chunks go; none once the attempt has ended.
+    fn chunk_log(&self) -> Option<Arc<ChunkLog>> {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = match &*chunks {
+            Chunks::None(announce) => ChunkLog::new(self.token, announce.clone()),
+            Chunks::Some(log) => return Some(Arc::clone(log)),
+            Chunks::Ended(_) => return None,
+        };
+        *chunks = Chunks::Some(Arc::clone(&log));
+        Some(log)
+    }
+
+    /// The attempt has ended: there are no more chunks. Gives their number.
+    pub(crate) fn end_chunks(&self) -> u32 {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = match &*chunks {
+            Chunks::None(_) => 0,
+            Chunks::Some(log) => log.close(),
+            Chunks::Ended(count) => *count,
+        };
+        *chunks = Chunks::Ended(count);
+        count
     }
 
     /// Stops the attempt because the worker ends.
@@ -305,6 +432,11 @@ pub(crate) mod tests {
 
     pub(crate) const RUN_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
+    /// Where chunks are told of to nobody.
+    pub(crate) fn nowhere() -> Announce {
+        tokio::sync::mpsc::unbounded_channel().0
+    }
+
     pub(crate) fn wire_attempt(token: u64) -> v1::Attempt {
         let run_id: RunId = RUN_ID.parse().unwrap();
         v1::Attempt {
@@ -322,7 +454,7 @@ pub(crate) mod tests {
             let mut attempt = wire_attempt(1);
             attempt.item = item;
             attempt.attempt = number;
-            Context::new(AttemptState::starting(&mut attempt, &Arc::default()).unwrap())
+            Context::new(AttemptState::starting(&mut attempt, &Arc::default(), &nowhere()).unwrap())
         };
         assert_eq!(
             context(None, 1).idempotency_key(),
@@ -342,6 +474,6 @@ pub(crate) mod tests {
     fn a_malformed_run_id_is_seen() {
         let mut attempt = wire_attempt(1);
         attempt.run_id = Bytes::from_static(b"short");
-        assert!(AttemptState::starting(&mut attempt, &Arc::default()).is_none());
+        assert!(AttemptState::starting(&mut attempt, &Arc::default(), &nowhere()).is_none());
     }
 }

@@ -11,6 +11,7 @@ use levelflow_common::{Code, Failure};
 /// policy says. Where another attempt cannot help, use [`HandlerError::permanent`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct HandlerError {
+    code: Code,
     message: String,
     retryable: bool,
 }
@@ -19,6 +20,7 @@ impl HandlerError {
     /// A failure that another attempt may mend.
     pub fn retryable(message: impl Display) -> Self {
         Self {
+            code: Code::HandlerFailed,
             message: message.to_string(),
             retryable: true,
         }
@@ -27,9 +29,24 @@ impl HandlerError {
     /// A failure that would come again: the task fails at once.
     pub fn permanent(message: impl Display) -> Self {
         Self {
+            code: Code::HandlerFailed,
             message: message.to_string(),
             retryable: false,
         }
+    }
+
+    /// The error that stands for a failure.
+    pub(crate) fn of(failure: Failure) -> Self {
+        Self {
+            code: failure.code,
+            message: failure.message,
+            retryable: failure.retryable,
+        }
+    }
+
+    /// The stable code: `handler_failed`, unless the library made the error.
+    pub fn code(&self) -> &'static str {
+        self.code.as_str()
     }
 }
 
@@ -65,7 +82,7 @@ impl fmt::Debug for HandlerError {
 
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
-        Self::new(Code::HandlerFailed, error.message, error.retryable)
+        Self::new(error.code, error.message, error.retryable)
     }
 }
 

@@ -35,6 +35,8 @@
 mod attempt;
 mod builder;
 mod cache;
+mod chunk_log;
+mod chunk_spool;
 mod config;
 mod connection;
 mod context;

@@ -10,6 +10,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
+use crate::chunk_spool::ChunkSpool;
 use crate::memory::{Level, MemoryWatch, resident_bytes};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -29,6 +30,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Held {
     pub(crate) slots: Slots,
     pub(crate) spool: Spool,
+    pub(crate) chunks: ChunkSpool,
     pub(crate) ended: mpsc::UnboundedReceiver<Ended>,
     pub(crate) memory: MemoryWatch,
 }
@@ -39,6 +41,7 @@ impl Held {
         while let Ok(ended) = self.ended.try_recv() {
             self.end(ended);
         }
+        self.chunks.collect();
     }
 
     /// The tokens that the worker still has a claim to.
@@ -168,6 +171,7 @@ impl<'a> Session<'a> {
                     Some(Err(status)) => return SessionEnd::Lost(Some(status)),
                     None => return SessionEnd::Lost(None),
                 },
+                () = session.held.chunks.announced() => {}
                 _ = session.held.ended.recv_many(&mut ends, END_BATCH) => {
                     for ended in ends.drain(..) {
                         session.held.end(ended);
@@ -187,8 +191,11 @@ impl<'a> Session<'a> {
         self.held.spool.forget(&revoked);
         for token in revoked {
             self.held.slots.revoke(token);
+            self.held.chunks.collect();
+            self.held.chunks.forget(token);
         }
         self.held.spool.rewind();
+        self.held.chunks.rewind();
         self.held.slots.begin_session();
         let breakers = &self.held.slots.open_breakers;
         breakers.begin_session(&welcome.open_breakers);
@@ -206,6 +213,7 @@ impl<'a> Session<'a> {
         self.held.slots.open_breakers.change(frame.breakers);
         for token in frame.acknowledged {
             self.held.spool.acknowledge(token);
+            self.held.chunks.forget(token);
         }
         for attempt in frame.attempts {
             let token = attempt.token;
@@ -257,10 +265,12 @@ impl<'a> Session<'a> {
             && !self.coordinator_drains
             && self.memory != Level::Critical
             && !self.held.spool.is_full()
+            && !self.held.chunks.is_full()
     }
 
     fn has_frame(&self) -> bool {
         self.held.spool.has_unsent()
+            || self.held.chunks.has_unsent()
             || self.heartbeat_is_due
             || !self.refused.is_empty()
             || !self.alerts.is_empty()
@@ -276,15 +286,19 @@ impl<'a> Session<'a> {
             0
         };
         self.draining_is_told = self.draining;
+        // An attempt that ended has told of all its chunks.
+        self.held.chunks.collect();
+        let chunks = self.held.chunks.take_batch();
+        let outcomes = self.held.spool.take_batch(&self.held.chunks);
         v1::WorkerFrame {
             hello: None,
-            outcomes: self.held.spool.take_batch(),
+            outcomes,
+            chunks,
             credits,
             heartbeat,
             refused: std::mem::take(&mut self.refused),
             draining: self.draining,
             alerts: std::mem::take(&mut self.alerts),
-            ..v1::WorkerFrame::default()
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::attempt::{self, Ended, Job, Limits, bound_output, cancelled};
+use crate::chunk_log::Announce;
 use crate::context::{AttemptState, Context};
 use crate::executor::Executors;
 use crate::upstream::OpenBreakers;
@@ -31,6 +32,7 @@ pub(crate) struct Slots {
     /// Threads that still work for attempts that have ended.
     lingering: usize,
     pub(crate) open_breakers: Arc<OpenBreakers>,
+    announce: Announce,
 }
 
 struct Running {
@@ -46,6 +48,7 @@ impl Slots {
         grace: Duration,
         executors: Executors,
         ended: UnboundedSender<Ended>,
+        announce: Announce,
     ) -> Self {
         Self {
             size,
@@ -58,6 +61,7 @@ impl Slots {
             running: HashMap::new(),
             lingering: 0,
             open_breakers: Arc::default(),
+            announce,
         }
     }
 
@@ -109,7 +113,8 @@ impl Slots {
         let mut message = self.queue.pop_front()?;
         let token = message.token;
         let limits = Limits::of(&message, self.grace);
-        let Some(state) = AttemptState::starting(&mut message, &self.open_breakers) else {
+        let Some(state) = AttemptState::starting(&mut message, &self.open_breakers, &self.announce)
+        else {
             let failure = Failure::permanent(Code::Internal, "the id of the run is malformed");
             return Some(outcome(token, Err(failure), Duration::ZERO));
         };
@@ -147,7 +152,8 @@ impl Slots {
                 if !slot_is_free {
                     self.lingering += 1;
                 }
-                (!running.forgotten).then(|| outcome_of(&running.state, result, duration))
+                let outcome = outcome_of(&running.state, result, duration);
+                (!running.forgotten).then_some(outcome)
             }
         }
     }
@@ -166,6 +172,7 @@ impl Slots {
     pub(crate) fn revoke(&mut self, token: u64) {
         if let Some(running) = self.running.get_mut(&token) {
             running.forgotten = true;
+            running.state.end_chunks();
             running.state.cancelled.cancel();
         } else {
             self.unqueue(token);
@@ -258,6 +265,7 @@ pub(crate) fn outcome_of(
     v1::Outcome {
         calls: told.calls,
         parked_on: told.parked_on,
+        chunks: state.end_chunks(),
         ..outcome(state.token, result, duration)
     }
 }

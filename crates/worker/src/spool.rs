@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use levelflow_proto::v1;
 
+use crate::chunk_spool::ChunkSpool;
+
 /// Outcomes in one frame; more would delay the first of them.
 const MAX_FRAME_OUTCOMES: usize = 1_000;
 /// Bytes of outcomes in one frame, well below the limit of a message.
@@ -57,17 +59,25 @@ impl Spool {
         !self.unsent.is_empty()
     }
 
-    /// The outcomes of the next frame.
-    pub(crate) fn take_batch(&mut self) -> Vec<v1::Outcome> {
+    /// The outcomes of the next frame, without those that have to wait for their chunks.
+    pub(crate) fn take_batch(&mut self, chunks: &ChunkSpool) -> Vec<v1::Outcome> {
         let mut batch = Vec::with_capacity(self.unsent.len().min(MAX_FRAME_OUTCOMES));
         let mut bytes = 0;
+        let mut held_back = Vec::new();
         while batch.len() < MAX_FRAME_OUTCOMES && bytes < MAX_FRAME_BYTES {
             let Some(outcome) = self.unsent.pop_front() else {
                 break;
             };
+            if outcome.chunks > 0 && chunks.goes_before(outcome.token) {
+                held_back.push(outcome);
+                continue;
+            }
             bytes += size(&outcome);
             self.sent.insert(outcome.token, outcome.clone());
             batch.push(outcome);
+        }
+        for outcome in held_back.into_iter().rev() {
+            self.unsent.push_front(outcome);
         }
         batch
     }
@@ -124,6 +134,10 @@ mod tests {
         }
     }
 
+    fn chunks() -> ChunkSpool {
+        ChunkSpool::new().1
+    }
+
     fn tokens(batch: &[v1::Outcome]) -> Vec<u64> {
         batch.iter().map(|outcome| outcome.token).collect()
     }
@@ -134,12 +148,12 @@ mod tests {
         for token in 1..=3 {
             spool.push(outcome(token, 1));
         }
-        assert_eq!(tokens(&spool.take_batch()), [1, 2, 3]);
-        assert!(spool.take_batch().is_empty());
+        assert_eq!(tokens(&spool.take_batch(&chunks())), [1, 2, 3]);
+        assert!(spool.take_batch(&chunks()).is_empty());
         spool.acknowledge(2);
         spool.push(outcome(4, 1));
         spool.rewind();
-        assert_eq!(tokens(&spool.take_batch()), [1, 3, 4]);
+        assert_eq!(tokens(&spool.take_batch(&chunks())), [1, 3, 4]);
         for token in [1, 3, 4] {
             spool.acknowledge(token);
         }
@@ -160,7 +174,7 @@ mod tests {
         spool.push(outcome(3, 10_000));
         spool.forget(&HashSet::from([2]));
         assert!(spool.is_full());
-        spool.take_batch();
+        spool.take_batch(&chunks());
         assert!(spool.is_full(), "sent is not acknowledged");
         spool.acknowledge(3);
         assert!(!spool.is_full());
@@ -172,11 +186,11 @@ mod tests {
         for token in 0..2_500 {
             spool.push(outcome(token, 1));
         }
-        assert_eq!(spool.take_batch().len(), MAX_FRAME_OUTCOMES);
+        assert_eq!(spool.take_batch(&chunks()).len(), MAX_FRAME_OUTCOMES);
         let mut spool = Spool::new(10_000, usize::MAX);
         for token in 0..10 {
             spool.push(outcome(token, MAX_FRAME_BYTES / 2));
         }
-        assert_eq!(spool.take_batch().len(), 2);
+        assert_eq!(spool.take_batch(&chunks()).len(), 2);
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::builder::WorkerBuilder;
+use crate::chunk_spool::ChunkSpool;
 use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Target, waits};
 use crate::error::WorkerError;
@@ -95,8 +96,17 @@ impl Worker {
         let hello = hello(&config, &executors);
         let grace = config.cancel_grace.0;
         let (ends, ended) = mpsc::unbounded_channel();
+        let (announce, chunks) = ChunkSpool::new();
         let mut held = Held {
-            slots: Slots::new(config.slots, config.prefetch, grace, executors, ends),
+            slots: Slots::new(
+                config.slots,
+                config.prefetch,
+                grace,
+                executors,
+                ends,
+                announce,
+            ),
+            chunks,
             spool: Spool::new(config.spool_outcomes, config.spool_bytes),
             ended,
             memory: watch_memory(&config.memory),

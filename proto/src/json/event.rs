@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::run::CachedFrom;
-use super::{JsonText, timestamp};
+use super::{Chunk, JsonText, timestamp};
 
 /// Something that happened in a run.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -38,6 +38,7 @@ impl Event<'_> {
         match self.body {
             Body::Submitted { .. } => "submitted",
             Body::AttemptStarted { .. } => "attempt_started",
+            Body::Streamed { .. } => "streamed",
             Body::AttemptFailed { .. } => "attempt_failed",
             Body::Expanded { .. } => "expanded",
             Body::Sleeping { .. } => "sleeping",
@@ -85,6 +86,13 @@ enum Body<'a> {
         attempt: u32,
         /// Who runs it.
         worker: &'a str,
+    },
+    /// Chunks of a task, for those who asked for them.
+    Streamed {
+        /// Which task.
+        task: Task<'a>,
+        /// The chunks.
+        stream: Chunk<'a>,
     },
     /// An attempt failed and another will follow.
     AttemptFailed {
@@ -203,6 +211,10 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 task: task.into(),
                 attempt: *attempt,
                 worker: &worker.0,
+            },
+            RunEvent::Streamed { task, event } => Self::Streamed {
+                task: task.into(),
+                stream: event.into(),
             },
             RunEvent::AttemptFailed {
                 task,

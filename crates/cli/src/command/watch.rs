@@ -1,19 +1,21 @@
 //! `levelflow watch`: following a run.
 
 use clap::Args;
-use levelflow_common::RunId;
 use levelflow_common::event::RunUpdate;
 use levelflow_common::view::RunView;
-use levelflow_proto::json::Event;
+use levelflow_common::{ChunkCursor, ChunkEvent, RunId, TaskStatus};
+use levelflow_proto::json::{Chunk, Event};
 
 use crate::arguments::ConnectionArguments;
+use crate::chunks::{FollowedTask, follow_chunks};
 use crate::connection::{Connection, Work};
 use crate::context::{Context, Following};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::follow::{Followed, Observer, OnInterrupt, follow};
+use crate::render::chunk::ChunkText;
 
-/// Follow a run until it ends; with --json, one event a line
+/// Follow a run or one of its tasks until it ends; with --json, one event a line
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The id of the run
@@ -22,13 +24,25 @@ pub(crate) struct Arguments {
     /// With --json, go on after this event of an earlier watch
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
     after: u64,
+    /// Follow one task, and print the chunks of its output as they come
+    #[arg(long, value_name = "TASK", conflicts_with = "after")]
+    task: Option<String>,
+    /// The place in the list of a `for_each`, from 0
+    #[arg(long, value_name = "INDEX", requires = "task")]
+    item: Option<u32>,
+    /// Go on from this `cursor` of an earlier watch of the task
+    #[arg(long, value_name = "CURSOR", requires = "task")]
+    from: Option<ChunkCursor>,
     #[command(flatten)]
     pub(crate) connection: ConnectionArguments,
 }
 
 pub(crate) async fn execute(arguments: Arguments, context: &Context) -> Result<Exit, CliError> {
     let connection = Connection::open(&context.settings, Work::Do).await?;
-    let result = watch(&arguments, context, &connection).await;
+    let result = match &arguments.task {
+        Some(task) => watch_task(&arguments, task, context, &connection).await,
+        None => watch(&arguments, context, &connection).await,
+    };
     connection.close().await;
     result
 }
@@ -72,6 +86,99 @@ async fn watch(
             Ok(Exit::of_run(run.summary.status, interrupted))
         }
         (None, Followed::Detached) => Ok(Exit::Interrupted),
+    }
+}
+
+/// Prints the chunks of a task.
+async fn watch_task(
+    arguments: &Arguments,
+    task_id: &str,
+    context: &Context,
+    connection: &Connection,
+) -> Result<Exit, CliError> {
+    let task = FollowedTask {
+        run_id: arguments.run,
+        task_id,
+        item: arguments.item,
+    };
+    let mut printer = ChunkPrinter {
+        context,
+        text: ChunkText::default(),
+        printed: false,
+        exit: Exit::Success,
+    };
+    let followed = follow_chunks(
+        &connection.client,
+        task,
+        arguments.from,
+        &context.interrupt,
+        |event| printer.event(event),
+    );
+    if followed.await? {
+        Ok(printer.exit)
+    } else {
+        Ok(Exit::Interrupted)
+    }
+}
+
+/// Prints chunks as they come.
+struct ChunkPrinter<'a> {
+    context: &'a Context,
+    text: ChunkText,
+    /// Whether anything of the attempt was printed.
+    printed: bool,
+    exit: Exit,
+}
+
+impl ChunkPrinter<'_> {
+    fn event(&mut self, event: &ChunkEvent) -> Result<(), CliError> {
+        if let ChunkEvent::Ended(end) = event
+            && end.status != TaskStatus::Succeeded
+        {
+            self.exit = Exit::RunFailed;
+        }
+        if self.context.json {
+            let event = Chunk::from(event);
+            return self.context.print(&serde_json::to_string(&event)?);
+        }
+        match event {
+            ChunkEvent::Started { attempt, .. } => {
+                let end = self.text.end();
+                self.context.write(end)?;
+                if std::mem::take(&mut self.printed) {
+                    self.context
+                        .remark(&format!("attempt {attempt} starts anew"));
+                }
+                Ok(())
+            }
+            ChunkEvent::Chunks { chunks, .. } => {
+                self.printed = true;
+                let text: String = chunks.iter().map(|chunk| self.text.chunk(chunk)).collect();
+                self.context.write(&text)
+            }
+            ChunkEvent::Lagged { missed, .. } => {
+                let end = self.text.end();
+                self.context.write(end)?;
+                self.context
+                    .remark(&format!("{missed} chunks of a failed attempt were missed"));
+                Ok(())
+            }
+            ChunkEvent::Ended(end) => {
+                let line_end = self.text.end();
+                self.context.write(line_end)?;
+                let why = end.failure.as_ref().map(|failure| &failure.message);
+                match (end.status, why) {
+                    (TaskStatus::Succeeded, _) => {}
+                    (status, Some(why)) => self
+                        .context
+                        .remark(&format!("the task {}: {why}", status.as_str())),
+                    (status, None) => self
+                        .context
+                        .remark(&format!("the task was {}", status.as_str())),
+                }
+                Ok(())
+            }
+        }
     }
 }
 

@@ -379,7 +379,9 @@ fn event_line(event: &RunEvent, at: Timestamp, progress: &Progress) -> Option<St
         RunEvent::CancelRequested { reason } if reason.is_empty() => "cancel requested".to_owned(),
         RunEvent::CancelRequested { reason } => format!("cancel requested: {reason}"),
         RunEvent::Finished { status, .. } => format!("run {}", status.as_str()),
-        RunEvent::Submitted { .. } | RunEvent::AttemptStarted { .. } => return None,
+        RunEvent::Submitted { .. }
+        | RunEvent::AttemptStarted { .. }
+        | RunEvent::Streamed { .. } => return None,
     };
     Some(line)
 }

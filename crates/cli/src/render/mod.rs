@@ -1,6 +1,7 @@
 //! What people and programs get to see, made from view models.
 
 pub(crate) mod breaker;
+pub(crate) mod chunk;
 pub(crate) mod diagnostic;
 pub(crate) mod live;
 pub(crate) mod plan;

@@ -5,9 +5,10 @@ use levelflow_engine::Rejection;
 use levelflow_engine::event::SessionId;
 use levelflow_engine::record::RecordedStream;
 use levelflow_proto::v1;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::Actor;
+use super::streams::TooLarge;
+use super::{Actor, Watched};
 use crate::service::TaskFollowing;
 
 impl Actor {
@@ -16,11 +17,22 @@ impl Actor {
         for chunks in chunks.chunk_by(|one, next| one.token == next.token) {
             let token = FencingToken(chunks[0].token);
             // Chunks under an old token are stale, as an outcome would be.
-            if let Some(place) = self.engine.attempt_of(session, token)
-                && self.streams.add(place, token, chunks).is_err()
-            {
-                tracing::warn!(token = token.0, "attempt gives too many chunks");
-                self.sessions.stop(session, token);
+            let Some(place) = self.engine.attempt_of(session, token) else {
+                continue;
+            };
+            match self.streams.add(place, token, chunks) {
+                Ok(is_first) => {
+                    if is_first
+                        && self.watchers.is_watched(place.run)
+                        && let Some(task) = self.engine.task_ref(place.run_id, place.task)
+                    {
+                        self.watchers.streaming(place.run, &task);
+                    }
+                }
+                Err(TooLarge) => {
+                    tracing::warn!(token = token.0, "attempt gives too many chunks");
+                    self.sessions.stop(session, token);
+                }
             }
         }
     }
@@ -50,6 +62,15 @@ impl Actor {
             }
             Err(_) => (result, None),
         }
+    }
+
+    /// Watches a run; none if it is not open.
+    pub(super) fn watch(&mut self, run_id: RunId, chunks: bool) -> Option<mpsc::Receiver<Watched>> {
+        let number = self.engine.number(run_id)?;
+        let tasks = self.streams.tasks_of(number).filter(|_| chunks);
+        let streaming = tasks.filter_map(|task| self.engine.task_ref(run_id, task));
+        let streaming = streaming.map(Watched::Streaming).collect();
+        Some(self.watchers.watch(number, streaming))
     }
 
     pub(super) fn follow_task(

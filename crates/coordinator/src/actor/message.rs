@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::alert::Alert;
-use levelflow_common::event::RunEvent;
+use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
@@ -79,6 +79,8 @@ pub(crate) enum Message {
     /// A client watches a run; none if it is not open.
     Watch {
         run_id: RunId,
+        /// With the streams of its tasks.
+        chunks: bool,
         reply: oneshot::Sender<Option<mpsc::Receiver<Watched>>>,
     },
     /// A client follows the chunks of a task.
@@ -175,6 +177,8 @@ pub(crate) enum Watched {
     },
     /// The store may have more than it had when the watcher came.
     Stored,
+    /// A task gives chunks.
+    Streaming(TaskRef),
     /// Something that is not recorded.
     Live { at: Timestamp, event: RunEvent },
 }

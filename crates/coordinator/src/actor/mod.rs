@@ -291,10 +291,11 @@ impl Actor {
             }
             Message::Workers { reply } => drop(reply.send(self.workers())),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
-            Message::Watch { run_id, reply } => {
-                let number = self.engine.number(run_id);
-                let _ = reply.send(number.map(|number| self.watchers.watch(number)));
-            }
+            Message::Watch {
+                run_id,
+                chunks,
+                reply,
+            } => drop(reply.send(self.watch(run_id, chunks))),
             Message::FollowTask {
                 run_id,
                 task_id,

@@ -69,6 +69,11 @@ impl AttemptStream {
             is_over: false,
         }
     }
+
+    /// Bytes, and number of chunks.
+    fn size(&self) -> (usize, usize) {
+        (self.bytes, self.chunks.len())
+    }
 }
 
 impl TaskStream {
@@ -116,17 +121,20 @@ impl Streams {
         }
     }
 
-    /// Takes in chunks of one attempt, in their order. Those that are known came again after a reconnect.
+    /// Takes in chunks of one attempt, in their order. Those that are known came again after a reconnect. Says
+    /// whether these are the first of the task.
     pub(crate) fn add(
         &mut self,
         place: AttemptPlace,
         token: FencingToken,
         chunks: &[v1::Chunk],
-    ) -> Result<(), TooLarge> {
+    ) -> Result<bool, TooLarge> {
         let run = self.run(place.run, place.run_id);
         let mut in_run = run.bytes;
-        let mut added = Ok(());
+        let mut is_over = false;
+        let mut is_first = false;
         run.task(place.task).send_if_modified(|stream| {
+            is_first = stream.before.is_none();
             if stream.attempt.as_ref().map(|it| it.stream) != Some(token) {
                 in_run -= stream.start(token, place.attempt);
             }
@@ -137,6 +145,7 @@ impl Streams {
                 return false;
             }
             let known = attempt.chunks.len();
+            is_first &= known == 0;
             for chunk in chunks {
                 // One after a gap says that the worker is broken, and the count of its outcome will not fit.
                 if chunk.index as usize != attempt.chunks.len() {
@@ -151,7 +160,7 @@ impl Streams {
                     in_run -= std::mem::take(&mut attempt.bytes);
                     attempt.chunks = Vec::new();
                     attempt.is_over = true;
-                    added = Err(TooLarge);
+                    is_over = true;
                     return false;
                 }
                 attempt.bytes += size;
@@ -162,7 +171,7 @@ impl Streams {
             attempt.chunks.len() > known
         });
         run.bytes = in_run;
-        added
+        if is_over { Err(TooLarge) } else { Ok(is_first) }
     }
 
     /// The chunks of an attempt that ended, for the journal.
@@ -231,6 +240,12 @@ impl Streams {
         Some(follower)
     }
 
+    /// The tasks of a run that give chunks, or may.
+    pub(crate) fn tasks_of(&self, run: RunNumber) -> impl Iterator<Item = TaskIndex> {
+        let run = self.runs.get(&run).into_iter();
+        run.flat_map(|run| run.tasks.keys().copied())
+    }
+
     /// A batch is being committed: notes the ends of tasks that are in it.
     pub(crate) fn commit(&mut self, entries: &[Entry], engine: &Engine) {
         let mut ends = Vec::new();
@@ -251,11 +266,14 @@ impl Streams {
                 continue;
             };
             if let Some(stream) = run.tasks.remove(&task) {
-                stream.send_modify(|stream| {
-                    let attempt = stream.attempt.as_ref();
-                    run.bytes -= attempt.map_or(0, |attempt| attempt.bytes);
-                    stream.end = Some(end);
-                });
+                let attempt = stream.borrow().attempt.as_ref().map(AttemptStream::size);
+                let (bytes, chunks) = attempt.unwrap_or_default();
+                run.bytes -= bytes;
+                // The chunks of a result that no attempt here gave, such as one from the cache, are in the
+                // journal: without the end, followers look there.
+                if end.chunks == 0 || end.chunks as usize == chunks {
+                    stream.send_modify(|stream| stream.end = Some(end));
+                }
             }
             if run.tasks.is_empty() {
                 self.runs.remove(&number);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use levelflow_common::Timestamp;
-use levelflow_common::event::RunEvent;
+use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_engine::command::Ended;
 use levelflow_engine::{Entry, RunNumber};
 use tokio::sync::mpsc;
@@ -38,8 +38,13 @@ struct Waiter {
 }
 
 impl Watchers {
-    pub(crate) fn watch(&mut self, run: RunNumber) -> mpsc::Receiver<Watched> {
-        let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
+    /// A watcher that is told of these first.
+    pub(crate) fn watch(&mut self, run: RunNumber, first: Vec<Watched>) -> mpsc::Receiver<Watched> {
+        let (sender, receiver) = mpsc::channel(WATCH_BUFFER + first.len());
+        for watched in first {
+            // There is room for all of them.
+            let _ = sender.try_send(watched);
+        }
         if let Some(newest) = self.committing.back_mut() {
             newest.joined.push(run);
         }
@@ -86,6 +91,11 @@ impl Watchers {
         for run in committing.joined {
             self.tell(run, || Watched::Stored);
         }
+    }
+
+    /// A task gives its first chunks.
+    pub(crate) fn streaming(&mut self, run: RunNumber, task: &TaskRef) {
+        self.tell(run, || Watched::Streaming(task.clone()));
     }
 
     pub(crate) fn live(&mut self, run: RunNumber, at: Timestamp, event: &RunEvent) {
@@ -150,7 +160,7 @@ mod tests {
         };
         let mut watchers = Watchers::default();
         watchers.commit(std::slice::from_ref(&entry));
-        let mut live = watchers.watch(run);
+        let mut live = watchers.watch(run, Vec::new());
         assert!(live.try_recv().is_err());
         watchers.committed();
         assert!(matches!(live.try_recv(), Ok(Watched::Stored)));

@@ -284,7 +284,7 @@ impl Follower {
 }
 
 /// The next chunks after as many, as far as they fit into one event.
-fn piece(chunks: &[Bytes], known: u32) -> Vec<Bytes> {
+pub(super) fn piece(chunks: &[Bytes], known: u32) -> Vec<Bytes> {
     let new = chunks.get(known as usize..).unwrap_or_default();
     let mut bytes = 0;
     let fits = |chunk: &&Bytes| {
@@ -300,7 +300,7 @@ fn piece(chunks: &[Bytes], known: u32) -> Vec<Bytes> {
 }
 
 /// What a watcher is told next; none if it knows everything.
-fn next(cursor: Option<ChunkCursor>, task: &TaskStream) -> Option<ChunkEvent> {
+pub(super) fn next(cursor: Option<ChunkCursor>, task: &TaskStream) -> Option<ChunkEvent> {
     if let Some(attempt) = &task.attempt {
         let stream = attempt.stream;
         let Some(cursor) = cursor.filter(|cursor| cursor.stream == stream) else {

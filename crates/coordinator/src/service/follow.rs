@@ -1,16 +1,20 @@
 //! Following a run: what happened so far from the store, then what happens.
 
-use levelflow_common::event::{RunEvent, RunUpdate};
-use levelflow_common::{Code, RunId};
+use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
+use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
 use levelflow_engine::{Fact, Record, RunNumber, RunState};
 use levelflow_proto::ApiError;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Backend, PAGE, recovery_error, run_not_found, store_error};
+use super::run_chunks::RunChunks;
+use super::{Backend, PAGE, TaskFollowing, recovery_error, run_not_found, store_error};
 use crate::actor::{Message, RunEnding, Watched};
 
 /// Updates that may wait for a client that reads slowly.
 const BUFFER: usize = 64;
+/// The same, where updates may hold chunks.
+const CHUNK_BUFFER: usize = 4;
 
 /// Follows one run for one client.
 struct Follower {
@@ -19,11 +23,18 @@ struct Follower {
     /// Updates up to this sequence number are known to the client.
     after: u64,
     state: Option<RunState>,
+    /// Where chunks come from, for a watcher that asked for them.
+    chunks: Option<RunChunks>,
+    /// The client did not read, and what comes live was let go.
+    was_slow: bool,
     updates: mpsc::Sender<Result<RunUpdate, ApiError>>,
 }
 
 /// The client has gone, or was told why it cannot go on.
 struct Over;
+
+/// What a watcher that asks for chunks knows of them.
+pub(crate) type KnownChunks = Vec<(TaskRef, ChunkCursor)>;
 
 impl Backend {
     /// Updates of a run after a sequence number, until it ends.
@@ -32,12 +43,29 @@ impl Backend {
         run_id: RunId,
         after: u64,
     ) -> mpsc::Receiver<Result<RunUpdate, ApiError>> {
-        let (updates, receiver) = mpsc::channel(BUFFER);
+        self.follow_with(run_id, after, None)
+    }
+
+    /// The same, with the chunks of its tasks if they are asked for.
+    pub(crate) fn follow_with(
+        &self,
+        run_id: RunId,
+        after: u64,
+        chunks: Option<KnownChunks>,
+    ) -> mpsc::Receiver<Result<RunUpdate, ApiError>> {
+        let buffer = if chunks.is_some() {
+            CHUNK_BUFFER
+        } else {
+            BUFFER
+        };
+        let (updates, receiver) = mpsc::channel(buffer);
         let follower = Follower {
             backend: self.clone(),
             run_id,
             after,
             state: None,
+            chunks: chunks.map(RunChunks::after),
+            was_slow: false,
             updates,
         };
         levelflow_runtime::task::spawn("follow run", follower.run());
@@ -82,9 +110,14 @@ impl Follower {
         loop {
             // Subscribing first leaves no gap: what the store does not have yet comes live.
             let run_id = self.run_id;
+            let chunks = self.chunks.is_some();
             let live = self
                 .backend
-                .ask(|reply| Message::Watch { run_id, reply })
+                .ask(|reply| Message::Watch {
+                    run_id,
+                    chunks,
+                    reply,
+                })
                 .await?;
             let is_over = self.catch_up(live.is_some()).await?;
             if is_over || self.has_ended() {
@@ -139,6 +172,16 @@ impl Follower {
         loop {
             let watched = tokio::select! {
                 watched = live.recv() => watched,
+                task = chunks_of_any(&mut self.chunks) => {
+                    let sequence = self.state.as_ref().map_or(0, |state| state.sequence);
+                    if self.tell_chunks(sequence, &task).await.is_some() {
+                        return Ok(Some(Over));
+                    }
+                    if std::mem::take(&mut self.was_slow) {
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 () = self.updates.closed() => return Ok(Some(Over)),
             };
             match watched {
@@ -168,6 +211,7 @@ impl Follower {
                         return Ok(None);
                     }
                 }
+                Some(Watched::Streaming(task)) => self.add_chunks(task).await?,
                 Some(Watched::Live { at, event }) => {
                     let sequence = self.state.as_ref().map_or(0, |state| state.sequence);
                     let update = RunUpdate {
@@ -175,10 +219,13 @@ impl Follower {
                         at,
                         events: vec![event],
                     };
-                    if self.updates.send(Ok(update)).await.is_err() {
+                    if self.tell(update).await.is_some() {
                         return Ok(Some(Over));
                     }
                 }
+            }
+            if std::mem::take(&mut self.was_slow) {
+                return Ok(None);
             }
         }
     }
@@ -203,16 +250,113 @@ impl Follower {
         state
             .check(record)
             .map_err(|error| recovery_error(&error.into()))?;
+        let before = state.sequence;
         let update = state.advance(record);
-        if update.sequence > self.after && self.updates.send(Ok(update)).await.is_err() {
+        if update.sequence <= self.after {
+            return Ok(None);
+        }
+        if self.chunks.is_some() && self.tell_chunks_before(before, record).await.is_some() {
             return Ok(Some(Over));
         }
-        Ok(None)
+        Ok(self.tell(update).await)
+    }
+
+    async fn tell(&mut self, update: RunUpdate) -> Option<Over> {
+        let update = match (self.updates.try_send(Ok(update)), &mut self.chunks) {
+            (Ok(()), _) => return None,
+            (Err(TrySendError::Closed(_)), _) => return Some(Over),
+            (Err(TrySendError::Full(update)), None) => update,
+            (Err(TrySendError::Full(update)), Some(chunks)) => {
+                // What the client has not read must not be kept for it.
+                chunks.let_go();
+                self.was_slow = true;
+                update
+            }
+        };
+        self.updates.send(update).await.is_err().then_some(Over)
+    }
+
+    /// Has the chunks of a task told as they come.
+    async fn add_chunks(&mut self, task: TaskRef) -> Result<(), ApiError> {
+        let Some(chunks) = &mut self.chunks else {
+            return Ok(());
+        };
+        let following = self.backend.ask(|reply| Message::FollowTask {
+            run_id: self.run_id,
+            task_id: task.task_id.as_ref().to_owned(),
+            item: task.item,
+            reply,
+        });
+        // Chunks of what has ended meanwhile are in the journal.
+        if let Ok(TaskFollowing::Live(stream)) = following.await? {
+            chunks.add(&task, stream);
+        }
+        Ok(())
+    }
+
+    /// Tells what came of a task after a record.
+    async fn tell_chunks(&mut self, sequence: u64, task: &TaskRef) -> Option<Over> {
+        while let Some(event) = self.chunks.as_mut().and_then(|chunks| chunks.next(task)) {
+            let over = self.tell_event(sequence, task, event).await;
+            if over.is_some() || self.was_slow {
+                return over;
+            }
+        }
+        None
+    }
+
+    /// Tells what belongs before a record: what came of attempts, and the chunks of a result.
+    async fn tell_chunks_before(&mut self, sequence: u64, record: &Record) -> Option<Over> {
+        let tasks = self.chunks.as_ref().map(RunChunks::tasks);
+        for task in tasks.unwrap_or_default() {
+            if self.tell_chunks(sequence, &task).await.is_some() {
+                return Some(Over);
+            }
+        }
+        let Fact::Succeeded {
+            task,
+            attempt,
+            stream: Some(stream),
+            ..
+        } = &record.fact
+        else {
+            return None;
+        };
+        let task = self.state.as_ref()?.task_ref(*task);
+        for event in self.chunks.as_mut()?.recorded(&task, *attempt, stream) {
+            if self.tell_event(sequence, &task, event).await.is_some() {
+                return Some(Over);
+            }
+        }
+        None
+    }
+
+    async fn tell_event(
+        &mut self,
+        sequence: u64,
+        task: &TaskRef,
+        event: ChunkEvent,
+    ) -> Option<Over> {
+        let task = task.clone();
+        let update = RunUpdate {
+            sequence,
+            at: self.backend.clock.now(),
+            events: vec![RunEvent::Streamed { task, event }],
+        };
+        self.tell(update).await
     }
 
     fn has_ended(&self) -> bool {
         self.state
             .as_ref()
             .is_some_and(|state| state.status.is_terminal())
+    }
+}
+
+/// Waits until more came of a task.
+async fn chunks_of_any(chunks: &mut Option<RunChunks>) -> TaskRef {
+    match chunks {
+        Some(chunks) => chunks.changed().await,
+        None => std::future::pending().await,
     }
 }

@@ -9,6 +9,7 @@ mod follow;
 mod listing;
 mod overview;
 mod plan;
+mod run_chunks;
 mod session;
 mod source;
 mod stream;

@@ -1,5 +1,6 @@
 //! `levelflow.v1.WorkflowService`.
 
+use levelflow_common::event::TaskRef;
 use levelflow_proto::v1;
 use levelflow_proto::v1::workflow_service_server::WorkflowService;
 use tokio_stream::StreamExt as _;
@@ -64,8 +65,15 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::WatchRunRequest>,
     ) -> Result<Response<Self::WatchRunStream>, Status> {
-        let run_id = parse_run_id(&request.get_ref().run_id)?;
-        let updates = self.0.follow(run_id, request.get_ref().after_sequence);
+        let request = request.into_inner();
+        let run_id = parse_run_id(&request.run_id)?;
+        let known = request.cursors.into_iter().filter_map(|known| {
+            let task_id = known.task_id.into();
+            let item = known.item;
+            Some((TaskRef { task_id, item }, known.after?.into()))
+        });
+        let chunks = request.chunks.then(|| known.collect());
+        let updates = self.0.follow_with(run_id, request.after_sequence, chunks);
         let messages =
             ReceiverStream::new(updates).map(|update| update.map(Into::into).map_err(Status::from));
         Ok(Response::new(Box::pin(messages)))

@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
     use crate::context::AttemptState;
-    use crate::context::tests::wire_attempt;
+    use crate::context::tests::{nowhere, wire_attempt};
     use crate::secrets::Redactor;
 
     const WAIT: Duration = Duration::from_secs(10);
@@ -287,7 +287,9 @@ mod tests {
     }
 
     fn context() -> Context {
-        Context::new(AttemptState::starting(&mut wire_attempt(1), &Arc::default()).unwrap())
+        Context::new(
+            AttemptState::starting(&mut wire_attempt(1), &Arc::default(), &nowhere()).unwrap(),
+        )
     }
 
     fn start(handler: &dyn Handler, context: Context, input: &str) -> JoinHandle<AttemptResult> {

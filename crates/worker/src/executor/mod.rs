@@ -11,6 +11,8 @@ mod process;
 mod process_group;
 mod program;
 mod sql;
+mod sse;
+mod text_stream;
 mod transform;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,8 @@ use chat::ChatExecutor;
 use handler::Handler;
 use http::HttpExecutor;
 use process::Programs;
+
+pub(crate) use output::write_chunk;
 
 pub use batch::BatchOptions;
 pub use chat::ChatModel;

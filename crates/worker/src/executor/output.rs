@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use levelflow_common::limits::MAX_OUTPUT_BYTES;
+use levelflow_common::limits::{MAX_CHUNK_BYTES, MAX_OUTPUT_BYTES};
 use levelflow_common::{Code, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,10 +23,29 @@ pub(crate) fn read_input<I: DeserializeOwned>(input: &[u8]) -> Result<I, Failure
 
 /// Writes an output as JSON, and stops at the limit instead of filling the memory.
 pub(crate) fn write_output<O: Serialize + ?Sized>(output: &O) -> Result<Bytes, Failure> {
-    let mut bounded = Bounded(Vec::new());
+    write(output, MAX_OUTPUT_BYTES, output_too_large)
+}
+
+/// Writes a chunk as JSON.
+pub(crate) fn write_chunk<C: Serialize + ?Sized>(chunk: &C) -> Result<Bytes, Failure> {
+    write(chunk, MAX_CHUNK_BYTES, || {
+        let message = format!("a chunk is larger than {MAX_CHUNK_BYTES} bytes");
+        Failure::permanent(Code::StreamTooLarge, message)
+    })
+}
+
+fn write<O: Serialize + ?Sized>(
+    output: &O,
+    most: usize,
+    too_large: impl Fn() -> Failure,
+) -> Result<Bytes, Failure> {
+    let mut bounded = Bounded {
+        bytes: Vec::new(),
+        most,
+    };
     match serde_json::to_writer(&mut bounded, output) {
-        Ok(()) => Ok(Bytes::from(bounded.0)),
-        Err(error) if error.is_io() => Err(output_too_large()),
+        Ok(()) => Ok(Bytes::from(bounded.bytes)),
+        Err(error) if error.is_io() => Err(too_large()),
         Err(error) => Err(Failure::permanent(
             Code::HandlerFailed,
             format!("the output cannot be written as JSON: {error}"),
@@ -34,14 +53,17 @@ pub(crate) fn write_output<O: Serialize + ?Sized>(output: &O) -> Result<Bytes, F
     }
 }
 
-struct Bounded(Vec<u8>);
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+        if self.bytes.len() + bytes.len() > self.most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

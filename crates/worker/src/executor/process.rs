@@ -11,6 +11,8 @@
 //! - `json`: the JSON document that the program wrote to its standard output;
 //! - `lines`: a list of the lines that it wrote there.
 //!
+//! With `stream: lines`, each line that it writes to its standard output is also a chunk, at once.
+//!
 //! Too much on the standard output fails the attempt; of the standard error the end is kept.
 
 use std::io;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::limits::MAX_OUTPUT_BYTES;
-use levelflow_common::task_input::{ProcessInput, ProcessOutput};
+use levelflow_common::task_input::{ProcessInput, ProcessOutput, ProcessStream};
 use levelflow_common::{AttemptResult, Code, Failure};
 use serde::Serialize;
 use serde_json::Value;
@@ -33,6 +35,7 @@ use tokio::time::timeout;
 use super::guard::Guard;
 use super::output::{read_input, write_output};
 use super::process_group::{ProcessGroup, ending};
+use super::text_stream::LineStream;
 use crate::context::Context;
 use crate::secrets::SecretsConfig;
 use crate::usage::Usage;
@@ -132,7 +135,10 @@ pub(super) async fn run(
         .max_output_bytes
         .unwrap_or(MAX_OUTPUT_BYTES)
         .min(MAX_OUTPUT_BYTES);
-    let finished = finish(child, group, stdin, limit, &context).await?;
+    let lines = input
+        .stream
+        .map(|ProcessStream::Lines| LineStream::new(&context));
+    let finished = finish(child, group, stdin, limit, lines, &context).await?;
     finished.check(program, &context)?;
     finished.output(input.output, &context)
 }
@@ -162,6 +168,7 @@ async fn finish(
     mut group: ProcessGroup,
     stdin: Option<Vec<u8>>,
     limit: usize,
+    lines: Option<LineStream<'_>>,
     context: &Context,
 ) -> Result<Finished, Failure> {
     let lost = |error: io::Error| {
@@ -171,7 +178,7 @@ async fn finish(
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = {
         let feed = feed(child.stdin.take(), stdin);
-        let read_stdout = read_all(child.stdout.take(), &mut stdout, limit);
+        let read_stdout = read_all(child.stdout.take(), &mut stdout, limit, lines);
         let read_stderr = read_tail(child.stderr.take(), &mut stderr);
         let streams = async { tokio::try_join!(feed, read_stdout, read_stderr).map(drop) };
         let mut streams = pin!(streams);
@@ -226,22 +233,37 @@ async fn read_all(
     stream: Option<impl AsyncRead + Unpin>,
     into: &mut Vec<u8>,
     limit: usize,
+    mut lines: Option<LineStream<'_>>,
 ) -> Result<(), Failure> {
     let Some(mut stream) = stream else {
         return Ok(());
     };
-    while stream
-        .read_buf(into)
-        .await
-        .map_err(|error| unreadable(&error))?
-        > 0
-    {
+    loop {
+        let known = into.len();
+        let read = stream.read_buf(into).await;
+        if read.map_err(|error| unreadable(&error))? == 0 {
+            break;
+        }
         if into.len() > limit {
             let message = format!("the program wrote more than {limit} bytes");
             return Err(Failure::permanent(Code::OutputTooLarge, message));
         }
+        if let Some(lines) = &mut lines {
+            unless_stopped(lines.push(&into[known..]).await)?;
+        }
     }
-    Ok(())
+    match lines {
+        Some(lines) => unless_stopped(lines.end().await),
+        None => Ok(()),
+    }
+}
+
+/// A program that is to stop may still write, which nobody needs to be told.
+fn unless_stopped(told: Result<(), Failure>) -> Result<(), Failure> {
+    match told {
+        Err(failure) if failure.code == Code::Cancelled => Ok(()),
+        told => told,
+    }
 }
 
 async fn read_tail(

@@ -88,6 +88,22 @@ impl Redactor {
         }
     }
 
+    /// How much of a text can be given on while more of it comes: what follows may belong to a value.
+    pub(crate) fn settled(&self, text: &str) -> usize {
+        let mut settled = text.len();
+        for form in &self.forms {
+            let mut heads = form.char_indices().rev().map(|(at, _)| &form[..at]);
+            let longest = heads.find(|head| text.ends_with(head));
+            settled = settled.min(text.len() - longest.map_or(0, str::len));
+        }
+        // A value that is there already may go on, as another that begins with it.
+        let matches = self.search.iter().flat_map(|search| search.find_iter(text));
+        let across = matches
+            .filter(|found| found.start() < settled && settled < found.end())
+            .map(|found| found.start());
+        across.min().unwrap_or(settled)
+    }
+
     /// A failure without values.
     pub(crate) fn failure(&self, mut failure: Failure) -> Failure {
         failure.message = if failure.message.len() + SHORTEST >= MAX_ERROR_BYTES {
@@ -179,6 +195,7 @@ fn add_forms(value: &str, forms: &mut BTreeSet<String>) {
 mod tests {
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
     use levelflow_common::Code;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -264,6 +281,25 @@ mod tests {
         let long = format!("{}hunter2", "x".repeat(MAX_ERROR_BYTES - 7));
         let failure = Failure::permanent(Code::HttpStatus, long);
         assert!(redactor.failure(failure).message.ends_with("xx***"));
+    }
+
+    proptest! {
+        /// However a text is cut, nothing of a value is given on before it is known to be one.
+        #[test]
+        fn a_text_in_pieces_is_redacted_as_the_whole(
+            pieces in proptest::collection::vec("(abc|abcabd|b|ab| |hunter|2|hun)", 0..20),
+        ) {
+            let redactor = Redactor::new(["abcabd", "hunter2hunter2", "bbabc"]);
+            let (mut given, mut held) = (String::new(), String::new());
+            for piece in &pieces {
+                held.push_str(piece);
+                let rest = held.split_off(redactor.settled(&held));
+                given.push_str(&redactor.redact(&std::mem::replace(&mut held, rest)));
+                prop_assert!(held.len() <= 60, "{held}");
+            }
+            given.push_str(&redactor.redact(&held));
+            prop_assert_eq!(given, redactor.redact(&pieces.concat()).into_owned());
+        }
     }
 
     #[test]

@@ -18,9 +18,10 @@ use super::candidate::Candidate;
 use super::latency::Latencies;
 use super::reply::{Reply, quoted};
 use super::request::Question;
-use super::sse::EventReader;
 use crate::context::Context;
 use crate::executor::http::{Client, SendError, USER_AGENT_OF_OURS, retry_after};
+use crate::executor::sse::EventReader;
+use crate::executor::text_stream::TextStream;
 use crate::upstream::BreakerOpen;
 
 /// Bytes of an answer that is not a stream: a text that fits into an output, and what is around it.
@@ -49,6 +50,8 @@ pub(super) enum Problem {
     Broken(String),
     /// The answer is longer than an output may be.
     TooLong,
+    /// What it says cannot be given on.
+    Untold(Failure),
 }
 
 impl Problem {
@@ -76,7 +79,7 @@ impl Problem {
         };
         match self {
             Self::Open(open) => failure(&open.to_string(), true),
-            Self::Forbidden(refusal) => Failure {
+            Self::Forbidden(refusal) | Self::Untold(refusal) => Failure {
                 message: format!("{model}: {}", refusal.message),
                 ..refusal.clone()
             },
@@ -143,10 +146,14 @@ impl Asker<'_> {
                 return Err(told(status, &received.head.headers, received.body).await);
             }
             let reply = if is_stream(&received.head.headers) {
-                read_stream(received.body).await?
+                self.read_stream(received.body, candidate).await?
             } else {
                 let document = read_all(received.body, MAX_DOCUMENT_BYTES).await?;
-                Reply::of_document(&document)?
+                let reply = Reply::of_document(&document)?;
+                let mut text = self.text_stream(candidate);
+                forward(&mut text, &reply.text).await?;
+                end(text).await?;
+                reply
             };
             received.connection.give_back();
             if self.question.wants_json {
@@ -174,6 +181,43 @@ impl Asker<'_> {
             }
         }
         result
+    }
+
+    /// Where the text of the answer goes while it is written.
+    fn text_stream<'c>(&'c self, candidate: &'c Candidate) -> Option<TextStream<'c>> {
+        let stream = TextStream::of_model(self.context, &candidate.name);
+        self.question.wants_stream.then_some(stream)
+    }
+
+    /// Reads an answer while it is written.
+    async fn read_stream(
+        &self,
+        mut body: Incoming,
+        candidate: &Candidate,
+    ) -> Result<Reply, Problem> {
+        let mut events = EventReader::default();
+        let mut reply = Reply::default();
+        let mut text = self.text_stream(candidate);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broke_off(&error))?;
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            let known = reply.text.len();
+            let mut taken = Ok(());
+            events
+                .read(&bytes, |data| {
+                    if taken.is_ok() && !reply.is_done() {
+                        taken = reply.take(data);
+                    }
+                })
+                .map_err(|error| Problem::Broken(error.to_string()))?;
+            forward(&mut text, &reply.text[known..]).await?;
+            taken?;
+        }
+        reply.ended()?;
+        end(text).await?;
+        Ok(reply)
     }
 
     fn message(&self, uri: &Uri, candidate: &Candidate) -> Result<Request<Full<Bytes>>, Problem> {
@@ -224,27 +268,19 @@ fn is_stream(headers: &HeaderMap) -> bool {
     content_type.is_some_and(|value| value.to_ascii_lowercase().starts_with(b"text/event-stream"))
 }
 
-/// Reads an answer while it is written.
-async fn read_stream(mut body: Incoming) -> Result<Reply, Problem> {
-    let mut events = EventReader::default();
-    let mut reply = Reply::default();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broke_off(&error))?;
-        let Ok(bytes) = frame.into_data() else {
-            continue;
-        };
-        let mut taken = Ok(());
-        events
-            .read(&bytes, |data| {
-                if taken.is_ok() && !reply.is_done() {
-                    taken = reply.take(data);
-                }
-            })
-            .map_err(|error| Problem::Broken(error.to_string()))?;
-        taken?;
+/// Gives on what is new of an answer, unless nobody wants that.
+async fn forward(text: &mut Option<TextStream<'_>>, new: &str) -> Result<(), Problem> {
+    match text {
+        Some(text) => text.push(new).await.map_err(Problem::Untold),
+        None => Ok(()),
     }
-    reply.ended()?;
-    Ok(reply)
+}
+
+async fn end(text: Option<TextStream<'_>>) -> Result<(), Problem> {
+    match text {
+        Some(text) => text.end().await.map_err(Problem::Untold),
+        None => Ok(()),
+    }
 }
 
 async fn read_all(mut body: Incoming, most: usize) -> Result<Vec<u8>, Problem> {

@@ -4,6 +4,9 @@
 //! the task asked for JSON, `tool_calls` where the model wants functions called, and `cost` where the prices
 //! are known. `failed` names the models that were asked in vain. Where several answers were put together,
 //! `answers` holds each of them, and `usage` and `cost` are those of all.
+//!
+//! The text is given on while it is written, as chunks `{"model": …, "text": …}`, unless `stream` is false. When
+//! another model takes over, what the one before wrote stays among the chunks.
 
 mod ask;
 mod candidate;
@@ -12,7 +15,6 @@ mod fuse;
 mod latency;
 mod reply;
 mod request;
-mod sse;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -9,6 +9,8 @@ pub(super) struct Question {
     body: Map<String, Value>,
     /// The answer is to be read as JSON.
     pub(super) wants_json: bool,
+    /// The answer is given on while it is written.
+    pub(super) wants_stream: bool,
 }
 
 impl Question {
@@ -52,7 +54,8 @@ impl Question {
         let tools = (!input.tools.is_empty()).then(|| Value::from(input.tools.clone()));
         put("tools", tools);
         put("tool_choice", input.tool_choice.clone());
-        if input.stream.unwrap_or(true) {
+        let wants_stream = input.stream.unwrap_or(true);
+        if wants_stream {
             put("stream", Some(true.into()));
             // Without it the tokens of a stream are not counted.
             put("stream_options", Some(json!({ "include_usage": true })));
@@ -64,6 +67,7 @@ impl Question {
         Ok(Self {
             body,
             wants_json: matches!(kind, Some("json_object" | "json_schema")),
+            wants_stream,
         })
     }
 

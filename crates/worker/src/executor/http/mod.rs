@@ -1,7 +1,8 @@
 //! Tasks of type `http`.
 //!
 //! The output is `{"status": …, "headers": {…}, "body": …}`: header names are lower case, and repeated
-//! headers are joined with `, `; the body is JSON, text or base64 as `response` says.
+//! headers are joined with `, `; the body is JSON, text or base64 as `response` says. With `stream`, it is also
+//! given on in chunks while it comes: `text` as it comes, `lines` one by one, or the data of server-sent `events`.
 //! Every request carries an `Idempotency-Key`, the same for all attempts of a task, unless the task sets
 //! that header itself. Failed connections, timeouts and the statuses 408, 425, 429 and 5xx are tried
 //! again as the retry policy says; other unexpected statuses fail the task at once, and so do addresses
@@ -233,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::context::AttemptState;
-    use crate::context::tests::wire_attempt;
+    use crate::context::tests::{nowhere, wire_attempt};
 
     /// Gives other addresses each time.
     struct Changing(Mutex<Vec<Vec<IpAddr>>>);
@@ -246,7 +247,8 @@ mod tests {
     }
 
     async fn get(executor: &HttpExecutor, port: u16) -> Result<(), Failure> {
-        let state = AttemptState::starting(&mut wire_attempt(1), &Arc::default()).unwrap();
+        let state =
+            AttemptState::starting(&mut wire_attempt(1), &Arc::default(), &nowhere()).unwrap();
         let input = format!(r#"{{"url": "http://innocent.example:{port}/"}}"#);
         let executor = executor.clone();
         executor

@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use levelflow_common::limits::MAX_OUTPUT_BYTES;
-use levelflow_common::task_input::{HttpInput, HttpResponse};
+use levelflow_common::task_input::{HttpInput, HttpResponse, HttpStream};
 use levelflow_common::{AttemptResult, Code, Failure};
 use serde::Serialize;
 use serde_json::Value;
@@ -19,14 +19,55 @@ use serde_json::Value;
 use super::client::{Received, chain};
 use crate::context::Context;
 use crate::executor::output::write_output;
+use crate::executor::text_stream::{EventProblem, EventStream, LineStream, TextStream};
 
 /// Bytes of a body that a failure quotes.
 const QUOTED_BYTES: usize = 1024;
+
+/// A body as chunks, while it comes.
+enum BodyStream<'c> {
+    Text(TextStream<'c>),
+    Lines(LineStream<'c>),
+    Events(EventStream<'c>),
+}
+
+impl<'c> BodyStream<'c> {
+    fn new(form: HttpStream, context: &'c Context) -> Self {
+        match form {
+            HttpStream::Text => Self::Text(TextStream::new(context)),
+            HttpStream::Lines => Self::Lines(LineStream::new(context)),
+            HttpStream::Events => Self::Events(EventStream::new(context)),
+        }
+    }
+
+    async fn push(&mut self, bytes: &[u8], what: &str) -> Result<(), Failure> {
+        match self {
+            Self::Text(text) => text.push_bytes(bytes).await,
+            Self::Lines(lines) => lines.push(bytes).await,
+            Self::Events(events) => events.push(bytes).await.map_err(|problem| match problem {
+                EventProblem::NotTaken(failure) => failure,
+                EventProblem::TooLong(error) => {
+                    Failure::permanent(Code::HttpFailed, format!("{what}: {error}"))
+                }
+            }),
+        }
+    }
+
+    async fn end(self) -> Result<(), Failure> {
+        match self {
+            Self::Text(text) => text.end().await,
+            Self::Lines(lines) => lines.end().await,
+            // An event without its end is none.
+            Self::Events(_) => Ok(()),
+        }
+    }
+}
 
 /// How a task wants its response.
 pub(super) struct Wanted {
     statuses: Vec<u16>,
     form: HttpResponse,
+    stream: Option<HttpStream>,
     max_bytes: usize,
 }
 
@@ -35,6 +76,7 @@ impl Wanted {
         Self {
             statuses: input.expect_status.clone(),
             form: input.response,
+            stream: input.stream,
             max_bytes: input
                 .max_response_bytes
                 .unwrap_or(MAX_OUTPUT_BYTES)
@@ -76,7 +118,8 @@ impl Wanted {
             }
             return Err(failure);
         }
-        let body = self.bytes(body, what).await?;
+        let stream = self.stream.map(|form| BodyStream::new(form, context));
+        let body = self.bytes(body, stream, what).await?;
         connection.give_back();
         let content_type = head.headers.get(CONTENT_TYPE);
         write_output(&Answer {
@@ -86,7 +129,12 @@ impl Wanted {
         })
     }
 
-    async fn bytes(&self, mut body: Incoming, what: &str) -> Result<Bytes, Failure> {
+    async fn bytes(
+        &self,
+        mut body: Incoming,
+        mut stream: Option<BodyStream<'_>>,
+        what: &str,
+    ) -> Result<Bytes, Failure> {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
@@ -100,7 +148,13 @@ impl Wanted {
                 let message = format!("{what}: the body is larger than {} bytes", self.max_bytes);
                 return Err(Failure::permanent(Code::OutputTooLarge, message));
             }
+            if let Some(stream) = &mut stream {
+                stream.push(&chunk, what).await?;
+            }
             bytes.extend_from_slice(&chunk);
+        }
+        if let Some(stream) = stream {
+            stream.end().await?;
         }
         Ok(bytes.freeze())
     }

@@ -137,6 +137,7 @@ impl Child {
                 let message = format!("the process of the handler {}", self.ending().await);
                 Err(Failure::retryable(Code::HandlerCrashed, message))
             }
+            Err(End::Refused(failure)) => Err(failure),
             Err(End::TooLarge { resident, limit }) => {
                 self.group.kill();
                 let message = format!(
@@ -181,6 +182,15 @@ impl Child {
                         let calls = heartbeat.calls.into_iter().filter_map(|call| call.call);
                         context.relay_calls(calls, String::new());
                     }
+                    for chunk in frame.chunks {
+                        match context.emit_json(chunk.data).await {
+                            Err(failure) if failure.code != Code::Cancelled => {
+                                return Err(End::Refused(failure));
+                            }
+                            // An attempt that is to stop is told so below.
+                            _ => {}
+                        }
+                    }
                     if let Some(outcome) = frame.outcomes.into_iter().next() {
                         return Ok(outcome);
                     }
@@ -220,6 +230,8 @@ impl Child {
 enum End {
     /// The child has ended.
     Gone,
+    /// Its chunks are not taken.
+    Refused(Failure),
     /// It holds too much memory, in bytes.
     TooLarge { resident: u64, limit: u64 },
 }

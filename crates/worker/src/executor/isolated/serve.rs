@@ -17,17 +17,21 @@ use levelflow_common::{AttemptResult, Code, Failure};
 use levelflow_proto::{PROTOCOL_VERSION, v1};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, dup2_stdin, getpgrp};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::frames::Frames;
 use crate::attempt::{cancelled, panicked};
+use crate::chunk_log::{Announce, ChunkLog};
 use crate::context::{AttemptState, Context};
 use crate::slots::outcome_of;
 use crate::upstream::OpenBreakers;
 
 /// Begins the `argv[0]` of a child.
 const PREFIX: &str = "levelflow-isolated:";
+/// Bytes of chunks in one frame.
+const FRAME_BYTES: usize = 64 * 1024;
 /// The time between looks for progress to tell.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
@@ -69,10 +73,13 @@ impl Role {
             // Another worker of this process has the handler. If none does, the parent ends the child.
             return std::future::pending().await;
         };
+        let (announce, announced) = unbounded_channel();
         let mut serving = Serving {
             frames: Frames::over(take_stdin()?)?,
             function,
             open_breakers: Arc::default(),
+            announce,
+            announced,
             running: None,
         };
         serving.serve().await
@@ -90,6 +97,9 @@ struct Serving {
     frames: Frames,
     function: Function,
     open_breakers: Arc<OpenBreakers>,
+    announce: Announce,
+    /// Logs with chunks to send.
+    announced: UnboundedReceiver<Arc<ChunkLog>>,
     running: Option<Running>,
 }
 
@@ -117,6 +127,7 @@ impl Serving {
                     Ok(Some(frame)) => self.receive(frame),
                     Ok(None) | Err(_) => self.leave(),
                 },
+                Some(log) = self.announced.recv() => self.send_chunks(&log).await?,
                 result = result_of(&mut self.running) => self.report(result).await?,
                 _ = ticks.tick(), if is_busy => self.tell().await?,
             }
@@ -129,7 +140,9 @@ impl Serving {
         }
         for mut attempt in frame.attempts {
             let input = std::mem::take(&mut attempt.input);
-            let Some(state) = AttemptState::starting(&mut attempt, &self.open_breakers) else {
+            let Some(state) =
+                AttemptState::starting(&mut attempt, &self.open_breakers, &self.announce)
+            else {
                 // The parent has read it before.
                 self.leave();
             };
@@ -151,11 +164,30 @@ impl Serving {
             return Ok(());
         };
         let outcome = outcome_of(&state, result, state.started_at.elapsed());
+        while let Ok(log) = self.announced.try_recv() {
+            self.send_chunks(&log).await?;
+        }
         let frame = v1::WorkerFrame {
             outcomes: vec![outcome],
             ..v1::WorkerFrame::default()
         };
         self.frames.send(&frame).await
+    }
+
+    /// Sends the chunks that a log has to send.
+    async fn send_chunks(&mut self, log: &ChunkLog) -> io::Result<()> {
+        loop {
+            let mut chunks = Vec::new();
+            log.take(FRAME_BYTES, &mut chunks);
+            if chunks.is_empty() {
+                return Ok(());
+            }
+            let frame = v1::WorkerFrame {
+                chunks,
+                ..v1::WorkerFrame::default()
+            };
+            self.frames.send(&frame).await?;
+        }
     }
 
     /// Tells of what the attempt did since this was last called.
