@@ -42,6 +42,8 @@ enum Command {
     Limits(suite::limits::Arguments),
     /// Time from the start of processes to the first finished task, and of a recovery.
     Startup(suite::startup::Arguments),
+    /// Chunks on their way to many watchers.
+    Streams(suite::streams::Arguments),
     /// Cost as work grows.
     Scale(suite::scale::Arguments),
     /// Turns the JSON files of suites into Markdown and plots.
@@ -74,6 +76,7 @@ fn main() -> Result<()> {
         Command::Latency(arguments) => suite::latency::run(&arguments),
         Command::Limits(arguments) => suite::limits::run(&arguments),
         Command::Startup(arguments) => suite::startup::run(&arguments),
+        Command::Streams(arguments) => suite::streams::run(&arguments),
         Command::Scale(arguments) => suite::scale::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Coordinator(arguments) => role::coordinator(&arguments),

@@ -10,6 +10,7 @@ use levelflow_worker::{Context, HandlerError, Worker};
 use tokio::runtime::Runtime;
 
 use crate::suite::cpu::compute;
+use crate::suite::streams;
 
 /// What a child prints before its address, when it can be used.
 pub(crate) const READY: &str = "ready ";
@@ -68,6 +69,16 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
             .handler("bytes", async |_: Context, length: usize| {
                 Ok::<_, HandlerError>("x".repeat(length))
             })
+            .handler(
+                "stream",
+                async |ctx: Context, (chunks, bytes, every_us): (u64, usize, u64)| {
+                    for _ in 0..chunks {
+                        ctx.emit(&streams::chunk(bytes)).await?;
+                        tokio::time::sleep(Duration::from_micros(every_us)).await;
+                    }
+                    Ok(())
+                },
+            )
             .cpu_handler("compute", |_: Context, steps: u64| {
                 Ok::<_, HandlerError>(compute(steps))
             })

@@ -9,6 +9,7 @@ pub(crate) mod latency;
 pub(crate) mod limits;
 pub(crate) mod scale;
 pub(crate) mod startup;
+pub(crate) mod streams;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -100,6 +100,7 @@ impl Client {
         let request = v1::WatchRunRequest {
             run_id: run_id.to_owned(),
             after_sequence: after,
+            ..Default::default()
         };
         let stream = answer(self.service.clone().watch_run(request)).await?;
         Ok(Updates(stream))

@@ -7,6 +7,7 @@ mod breakers;
 mod cache;
 mod chain;
 mod chat;
+mod chunks;
 mod client;
 mod crash_coordinator;
 mod crash_worker;

@@ -5,6 +5,7 @@
 
 mod audit;
 mod breakers;
+mod chunks;
 mod clients;
 mod definitions;
 mod explanations;

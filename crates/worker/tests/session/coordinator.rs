@@ -85,6 +85,8 @@ pub(crate) struct Session {
     /// Credits that the worker granted and that were not used.
     pub(crate) credits: u32,
     outcomes: Vec<v1::Outcome>,
+    /// All that came.
+    pub(crate) chunks: Vec<v1::Chunk>,
     pub(crate) refused: Vec<u64>,
     pub(crate) draining: bool,
     pub(crate) heartbeat: Option<v1::Heartbeat>,
@@ -97,6 +99,7 @@ impl Session {
             outbound,
             credits: 0,
             outcomes: Vec::new(),
+            chunks: Vec::new(),
             refused: Vec::new(),
             draining: false,
             heartbeat: None,
@@ -161,6 +164,11 @@ impl Session {
     async fn next(&mut self) -> Option<v1::WorkerFrame> {
         let frame = soon(self.inbound.message()).await.ok()??;
         self.credits += frame.credits;
+        self.chunks.extend(frame.chunks.iter().cloned());
+        for outcome in frame.outcomes.iter().filter(|it| it.chunks > 0) {
+            let came = self.chunks.iter().filter(|it| it.token == outcome.token);
+            assert!(came.count() >= outcome.chunks as usize, "chunks come first");
+        }
         self.outcomes.extend(frame.outcomes.iter().cloned());
         self.refused.extend(&frame.refused);
         self.draining |= frame.draining;

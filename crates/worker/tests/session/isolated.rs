@@ -23,6 +23,8 @@ use crate::process::{pipe, watch};
 enum Deed {
     Pid,
     Describe,
+    /// Gives so many chunks.
+    Emit(u32),
     Chat,
     Abort,
     Exit,
@@ -57,6 +59,12 @@ fn perform(ctx: &Context, deed: Deed) -> Result<Value, HandlerError> {
             ctx.attempt(),
             ctx.upstream(),
         ])),
+        Deed::Emit(count) => {
+            for number in 0..count {
+                ctx.emit_blocking(&number)?;
+            }
+            Ok(json!(count))
+        }
         Deed::Chat => {
             println!("{{\"not\": \"for the worker\"}}");
             let mut input = String::new();
@@ -388,5 +396,20 @@ async fn a_program_that_does_not_serve_is_said_to_be_one() {
                 .to_owned(),
             true
         )
+    );
+}
+
+#[tokio::test]
+async fn chunks_come_from_children_too() {
+    let (mut session, _worker) = start(options()).await;
+    let outcome = outcome_of(&mut session, deed(1, &Deed::Emit(20_000))).await;
+    assert_eq!((outcome.failure, outcome.chunks), (None, 20_000));
+    let numbers = session.chunks.iter().map(|chunk| chunk.data.clone());
+    assert!(numbers.eq((0..20_000).map(|number: u32| number.to_string())));
+    let outcome = outcome_of(&mut session, deed(2, &Deed::Emit(70_000))).await;
+    let failure = outcome.failure.unwrap();
+    assert_eq!(
+        (failure.code.as_str(), failure.retryable),
+        ("stream_too_large", false)
     );
 }

@@ -5,6 +5,7 @@
 mod batches;
 mod cache;
 mod chat;
+mod chunks;
 mod coordinator;
 mod handlers;
 mod http;

@@ -36,7 +36,7 @@ async fn server(answers: Vec<String>) -> (String, mpsc::UnboundedReceiver<String
 }
 
 /// The next request; empty if there is none.
-async fn read_request(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_request(stream: &mut TcpStream) -> String {
     let mut request = String::new();
     let mut chunk = [0; 4096];
     loop {
