@@ -144,10 +144,8 @@ fn only_what_is_over_the_threshold_and_gets_smaller_is_compressed() {
     assert!(large.is_compressed);
     assert!(large.saved() > 9_000, "{}", large.saved());
 
-    let noise = blake3::Hasher::new().finalize_xof();
     let mut bytes = vec![0; 10_000];
-    let mut noise = noise;
-    noise.fill(&mut bytes);
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     let incompressible = pack(&sample(bytes));
     assert!(!incompressible.is_compressed);
 }

@@ -57,6 +57,8 @@ struct Held {
 pub struct Wait {
     cache: Arc<Inner>,
     key: CacheKey,
+    /// The result, where it was there by the time that the lease was free.
+    landed: Option<Box<Hit>>,
 }
 
 /// Takes the lease of a key from the first shared tier that answers.
@@ -64,16 +66,23 @@ pub(crate) async fn begin(cache: &Arc<Inner>, key: &CacheKey) -> Flight {
     let token = Uuid::now_v7();
     let span = cache.config().single_flight.lease.0;
     for (place, tier) in cache.shared().iter().enumerate() {
-        match tier.lease(key, token, span).await {
-            Some(true) => return Flight::Leader(Lease::held(cache, place, key, token)),
-            Some(false) => {
-                return Flight::Follower(Wait {
-                    cache: Arc::clone(cache),
-                    key: *key,
-                });
+        let landed = match tier.lease(key, token, span).await {
+            Some(true) => {
+                let lease = Lease::held(cache, place, key, token);
+                // Whoever had it may have put a result since this process looked.
+                match cache.find_shared(key).await {
+                    Some(hit) => Some(Box::new(hit)),
+                    None => return Flight::Leader(lease),
+                }
             }
-            None => {}
-        }
+            Some(false) => None,
+            None => continue,
+        };
+        return Flight::Follower(Wait {
+            cache: Arc::clone(cache),
+            key: *key,
+            landed,
+        });
     }
     Flight::Leader(Lease(None))
 }
@@ -114,24 +123,26 @@ impl Drop for Held {
 
 impl Wait {
     /// Waits for the result, for as long as the configuration says.
-    pub async fn arrival(self) -> Arrival {
+    pub async fn arrival(mut self) -> Arrival {
         let deadline = Instant::now() + self.cache.config().single_flight.wait.0;
         let mut look = FIRST_LOOK;
-        while Instant::now() < deadline {
+        loop {
+            if let Some(hit) = self.landed.take() {
+                return Arrival::Hit(hit);
+            }
+            if Instant::now() >= deadline {
+                return Arrival::TimedOut;
+            }
             sleep(look).await;
             look = (look * 2).min(LONGEST_LOOK);
-            if let Some(hit) = self.cache.find_shared(&self.key).await {
-                return Arrival::Hit(Box::new(hit));
-            }
-            if let Flight::Leader(lease) = begin(&self.cache, &self.key).await {
-                // What was put just before the lease was given back is there now.
-                return match self.cache.find_shared(&self.key).await {
-                    Some(hit) => Arrival::Hit(Box::new(hit)),
-                    None => Arrival::Leader(lease),
-                };
-            }
+            self.landed = match self.cache.find_shared(&self.key).await {
+                Some(hit) => Some(Box::new(hit)),
+                None => match begin(&self.cache, &self.key).await {
+                    Flight::Leader(lease) => return Arrival::Leader(lease),
+                    Flight::Follower(wait) => wait.landed,
+                },
+            };
         }
-        Arrival::TimedOut
     }
 }
 

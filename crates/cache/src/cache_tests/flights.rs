@@ -135,6 +135,22 @@ async fn another_process_waits_for_the_result() {
 }
 
 #[tokio::test]
+async fn a_result_that_came_between_the_lookup_and_the_lead_is_not_computed_again() {
+    let redis = FakeTier::new(TierKind::Redis);
+    let clock = TestClock::default();
+    let [one, other] = [(); 2].map(|()| cache_over(&clock, CacheConfig::default(), &[&redis]));
+    assert_eq!(other.lookup(&key(1)).await, None);
+    let lease = lead(&one).await;
+    one.put(&key(1), computed("1"), Terms::default()).unwrap();
+    drop(lease);
+    one.flush().await;
+    match wait(&other).await.arrival().await {
+        Arrival::Hit(hit) => assert_eq!(hit.entry.computed, computed("1")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn another_process_computes_when_the_first_gives_up() {
     let redis = FakeTier::new(TierKind::Redis);
     let clock = TestClock::default();

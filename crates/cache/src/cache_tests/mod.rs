@@ -3,6 +3,7 @@
 mod fake;
 mod flights;
 mod model;
+mod servers;
 mod tiers;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 mod migration;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! So entries that have a label are looked for among all, which takes a while, and is asked for rarely.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 
