@@ -114,7 +114,11 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("granit-parser", &["levelflow-common"]),
     ("minijinja", &["levelflow-common"]),
     ("petgraph", &["levelflow-engine"]),
-    ("prost", &["levelflow-proto", "levelflow-store"]),
+    // A worker and its child processes speak the messages of a session over a socket of their own.
+    (
+        "prost",
+        &["levelflow-proto", "levelflow-store", "levelflow-worker"],
+    ),
     // The harness measures the bare database as the limit of the store; workers ask the files of users.
     (
         "rusqlite",
