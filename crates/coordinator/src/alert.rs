@@ -8,9 +8,9 @@
 //! Services ask for them with `Message::Alerts`, programs around a coordinator with
 //! [`crate::Coordinator::alerts`]. They are not recorded: after a restart they begin anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use levelflow_common::alert::{Alert, AlertSubject, MemoryAlert, MemoryAlertCause};
+use levelflow_common::alert::{Alert, AlertKind, AlertSubject, MemoryAlert, MemoryAlertCause};
 use levelflow_common::{Timestamp, WorkerId};
 use levelflow_proto::{Enumeration as _, v1};
 use tokio::sync::broadcast;
@@ -29,6 +29,7 @@ pub(crate) struct Alerts {
     /// The last ones, the oldest first.
     kept: VecDeque<Alert>,
     next_number: u64,
+    counts: BTreeMap<AlertKind, u64>,
     live: broadcast::Sender<Alert>,
 }
 
@@ -45,6 +46,7 @@ impl Default for Alerts {
         Self {
             kept: VecDeque::new(),
             next_number: 1,
+            counts: BTreeMap::new(),
             live: broadcast::Sender::new(BEHIND),
         }
     }
@@ -54,6 +56,7 @@ impl Alerts {
     /// Tells everyone who should know.
     pub(crate) fn raise(&mut self, at: Timestamp, subject: AlertSubject) {
         log(&subject);
+        *self.counts.entry(subject.kind()).or_default() += 1;
         let alert = Alert {
             number: self.next_number,
             at,
@@ -73,6 +76,14 @@ impl Alerts {
         let missed = self.kept.iter().filter(|alert| alert.number > after);
         let skipped = missed.clone().count().saturating_sub(most);
         missed.skip(skipped).cloned().collect()
+    }
+
+    /// How many came, by what they were about.
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let counts = self.counts.iter();
+        counts
+            .map(|(kind, count)| (kind.as_str(), *count))
+            .collect()
     }
 
     /// The alerts with a number above `after`, and those that come, without a gap between them.

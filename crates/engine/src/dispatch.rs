@@ -146,6 +146,7 @@ impl Engine {
         let state = &self.runs[lease.run.0 as usize].state;
         let defined = state.defined(lease.task);
         let spec = &state.definition.tasks[defined.0 as usize];
+        self.counters.attempt_started(spec.kind);
         let input = lease
             .input
             .clone()

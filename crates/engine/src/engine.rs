@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::overview::EndedTasks;
-use levelflow_common::{RunId, RunStatus, TaskStatus, Timestamp, WorkflowDigest};
+use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
 use slab::Slab;
 
 use crate::command::{BatchNumber, Command, Effect};
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::event::{Event, RunKey, Ticket};
 use crate::flight::Flights;
 use crate::lane::Lanes;
@@ -50,7 +50,7 @@ pub struct Engine {
     pub(crate) next_run: RunNumber,
     pub(crate) open_runs: usize,
     pub(crate) stale_results: u64,
-    pub(crate) ended_tasks: EndedTasks,
+    pub(crate) counters: Counters,
     next_ticket: u64,
     gathering: BatchNumber,
     entries: Vec<Entry>,
@@ -116,7 +116,7 @@ impl Engine {
             next_run,
             open_runs: 0,
             stale_results: 0,
-            ended_tasks: EndedTasks::default(),
+            counters: Counters::default(),
             next_ticket: 0,
             gathering: BatchNumber(1),
             entries: Vec::new(),
@@ -275,6 +275,7 @@ impl Engine {
     /// Writes a fact to the journal, applies it, and does what follows from it.
     pub(crate) fn record(&mut self, now: Timestamp, key: RunKey, fact: Fact) {
         let batch = self.gathering;
+        self.count_fact(key, &fact);
         let run = &mut self.runs[key.0 as usize];
         let record = Record { at: now, fact };
         let status = run.state.status;
@@ -305,11 +306,7 @@ impl Engine {
             match change {
                 Change::Ready(_) => {}
                 Change::Ended(task) => {
-                    match self.run(key).state.task(task).status {
-                        TaskStatus::Succeeded => self.ended_tasks.succeeded += 1,
-                        TaskStatus::Failed => self.ended_tasks.failed += 1,
-                        _ => {}
-                    }
+                    self.count_end(key, task);
                     self.release(key, task);
                     if !self.flights.is_empty() {
                         landed.push(task);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use levelflow_common::overview::{EndedTasks, QueueView, WorkerStatus, WorkerView};
+use levelflow_common::{TaskKind, TaskStatus};
 
 use crate::engine::Engine;
 use crate::event::SessionId;
@@ -50,7 +51,15 @@ impl Engine {
 
     /// Tasks that ended since the engine was made.
     pub fn ended_tasks(&self) -> EndedTasks {
-        self.ended_tasks
+        let counters = self.counters();
+        let of = |status| {
+            let by_kind = TaskKind::ALL.map(|kind| counters.ended_tasks(status, kind));
+            by_kind.into_iter().sum()
+        };
+        EndedTasks {
+            succeeded: of(TaskStatus::Succeeded),
+            failed: of(TaskStatus::Failed),
+        }
     }
 }
 

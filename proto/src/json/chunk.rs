@@ -56,6 +56,18 @@ enum Body<'a> {
     },
 }
 
+impl Chunk<'_> {
+    /// The word for what is told, as in `event`.
+    pub fn name(&self) -> &'static str {
+        match self.body {
+            Body::Started { .. } => "started",
+            Body::Chunks { .. } => "chunks",
+            Body::Lagged { .. } => "lagged",
+            Body::Ended { .. } => "ended",
+        }
+    }
+}
+
 impl<'a> From<&'a ChunkEvent> for Chunk<'a> {
     fn from(event: &'a ChunkEvent) -> Self {
         let body = match event {

@@ -14,6 +14,7 @@ use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submit
 use levelflow_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
+use super::measures::Measures;
 use crate::alert::AlertFeed;
 use crate::service::TaskFollowing;
 
@@ -105,6 +106,10 @@ pub(crate) enum Message {
     },
     /// The stream of a worker ended.
     Closed { session: SessionId },
+    /// Someone asks how everything stands.
+    Measures {
+        reply: oneshot::Sender<Box<Measures>>,
+    },
     /// Stop: take nothing new, let attempts end within the grace time, close.
     Stop {
         grace: Duration,

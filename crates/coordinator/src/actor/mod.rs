@@ -6,6 +6,7 @@
 
 mod chunks;
 mod held;
+mod measures;
 mod message;
 mod sessions;
 mod streams;
@@ -20,6 +21,7 @@ use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::limits::{MAX_QUEUES_LISTED, MAX_UPSTREAMS_PER_ATTEMPT};
 use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::upstream::is_name;
+use levelflow_common::view::BreakerStatus;
 use levelflow_common::{
     Code, Failure, FencingToken, HumanDuration, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
 };
@@ -33,6 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use self::held::{Held, HeldEffects};
+use self::measures::CommitMeasures;
 use self::sessions::Sessions;
 use self::streams::Streams;
 use self::watchers::Watchers;
@@ -43,6 +46,7 @@ use crate::recovery::Recover;
 
 pub(crate) use streams::TaskStream;
 
+pub(crate) use measures::{Histogram, Measures};
 pub(crate) use message::{
     Accepted, Message, Refused, RunEnding, SessionFrame, StreamAnswer, SubmitReply, Watched,
 };
@@ -73,13 +77,20 @@ pub(crate) struct Actor {
     streams: Streams,
     held: HeldEffects,
     /// The batches that are being committed, the oldest first.
-    committing: VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
+    committing: VecDeque<Committing>,
+    commits: CommitMeasures,
     stopping: Option<Stopping>,
 }
 
 enum PendingReply {
     Submit(SubmitReply),
     Cancel(oneshot::Sender<Result<levelflow_common::RunStatus, Refused>>),
+}
+
+/// A batch that is being committed.
+struct Committing {
+    began: Instant,
+    done: oneshot::Receiver<Result<(), StoreError>>,
 }
 
 struct Stopping {
@@ -119,6 +130,7 @@ impl Actor {
             streams: Streams::default(),
             held: HeldEffects::default(),
             committing: VecDeque::new(),
+            commits: CommitMeasures::default(),
             stopping: None,
         }
     }
@@ -136,7 +148,7 @@ impl Actor {
                 biased;
                 result = committed(&mut self.committing), if !self.committing.is_empty() => {
                     match result {
-                        Ok(()) => self.committed(),
+                        Ok(took) => self.committed(took),
                         Err(error) => {
                             if !self.reload(&error).await {
                                 break;
@@ -187,14 +199,18 @@ impl Actor {
             self.watchers.commit(&gathered.entries);
             self.streams.commit(&gathered.entries, &self.engine);
             self.held.commit(gathered.number);
-            self.committing.push_back(self.store.append(Batch {
+            self.commits.began(gathered.entries.len());
+            let done = self.store.append(Batch {
                 definitions: gathered.definitions,
                 entries: gathered.entries,
-            }));
+            });
+            let began = Instant::now();
+            self.committing.push_back(Committing { began, done });
         }
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self, took: Duration) {
+        self.commits.ended(took);
         let now = self.clock.now();
         self.watchers.committed();
         self.streams.committed();
@@ -281,6 +297,7 @@ impl Actor {
                 }),
                 Err(rejection) => drop(reply.send(Err(rejection))),
             },
+            Message::Measures { reply } => drop(reply.send(Box::new(self.measures()))),
             Message::Breakers { reply } => drop(reply.send(self.engine.breakers())),
             Message::ResetBreaker { upstream, reply } => {
                 let _ = reply.send(self.engine.reset_breaker(now, &upstream));
@@ -442,6 +459,27 @@ impl Actor {
             attempts: load.leases as u64,
             ended: self.engine.ended_tasks(),
             queues: self.engine.queues(MAX_QUEUES_LISTED),
+        }
+    }
+
+    fn measures(&self) -> Measures {
+        let breakers = self.engine.breakers();
+        let count = |status| {
+            breakers
+                .iter()
+                .filter(|breaker| breaker.status == status)
+                .count()
+        };
+        Measures {
+            counters: self.engine.counters().clone(),
+            load: self.engine.load(),
+            inbox: self.inbox.len(),
+            commits: self.commits.clone(),
+            watchers: self.watchers.count(),
+            breakers: BreakerStatus::ALL
+                .map(|status| (status, count(status)))
+                .into(),
+            alerts: self.alerts.counts(),
         }
     }
 
@@ -644,15 +682,14 @@ impl Actor {
     }
 }
 
-/// Waits for the oldest batch.
-async fn committed(
-    committing: &mut VecDeque<oneshot::Receiver<Result<(), StoreError>>>,
-) -> Result<(), StoreError> {
+/// Waits for the oldest batch, and says how long it took.
+async fn committed(committing: &mut VecDeque<Committing>) -> Result<Duration, StoreError> {
     match committing.front_mut() {
         Some(oldest) => {
-            let result = oldest.await.unwrap_or(Err(StoreError::Closed));
+            let result = (&mut oldest.done).await.unwrap_or(Err(StoreError::Closed));
+            let took = oldest.began.elapsed();
             committing.pop_front();
-            result
+            result.map(|()| took)
         }
         None => std::future::pending().await,
     }

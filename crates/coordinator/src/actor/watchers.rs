@@ -62,6 +62,11 @@ impl Watchers {
         self.waiting.entry(run).or_default().push(waiter);
     }
 
+    /// How many follow a run.
+    pub(crate) fn count(&self) -> usize {
+        self.watching.values().map(Vec::len).sum()
+    }
+
     pub(crate) fn is_watched(&self, run: RunNumber) -> bool {
         !self.watching.is_empty() && self.watching.contains_key(&run)
     }

@@ -4,50 +4,26 @@
 //! that record, `N.K` after the K-th event that followed record N. Live events have none: they are not
 //! repeated.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event as Message, KeepAlive, Sse};
+use axum::response::sse;
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::{self, Stream};
+use levelflow_common::RunId;
 use levelflow_common::event::{RunEvent, RunUpdate};
-use levelflow_common::{Code, RunId};
 use levelflow_proto::ApiError;
 use levelflow_proto::json::Event;
-use schemars::json_schema;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use serde_json::json;
 
 use super::Api;
-use super::document::{Operation, Parameter, Place, schema};
-use super::problem::{Problem, Refusal};
-use super::request::{Query, RunPath, invalid};
+use super::document::Operation;
+use super::problem::Refusal;
+use super::request::{Query, RunPath};
 use super::route::Routes;
+use super::sse::{CURSOR, MEDIA_TYPE, cursor, event, events_of, respond};
 use crate::service::{run_not_found, store_error};
-
-/// When a client that found no place may try again.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The header in which a client that comes back says what it knows.
-const LAST_EVENT_ID: &str = "last-event-id";
-
-const PARAMETERS: &[Parameter] = &[Parameter {
-    name: "after",
-    place: Place::Query,
-    description: "Go on after the event with this id, for clients that cannot set `Last-Event-ID`.",
-    schema: schema::<String>,
-}];
-
-const HEADERS: &[Parameter] = &[Parameter {
-    name: "Last-Event-ID",
-    place: Place::Header,
-    description: "Go on after the event with this id.",
-    schema: schema::<String>,
-}];
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(
@@ -56,19 +32,12 @@ pub(super) fn routes(routes: &mut Routes) {
             "watchRun",
             "What happens in a run: from its journal, then live, until it ends",
         )
-        .takes(PARAMETERS)
-        .takes(HEADERS)
+        .takes(CURSOR)
         .answers_in(
-            "text/event-stream",
+            MEDIA_TYPE,
             "The events. `reset` comes first when the journal does not have the event that was named: \
              what follows begins anew. `problem` comes last when the stream breaks off.",
-            |generator| {
-                json_schema!({
-                    "type": "string",
-                    "contentMediaType": "application/json",
-                    "contentSchema": schema::<Event<'static>>(generator),
-                })
-            },
+            events_of::<Event<'static>>,
         )
         .answers_empty(204, "The run has ended with the event that was named.")
         .takes_its_time(),
@@ -125,41 +94,22 @@ async fn watch(
     headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Refusal> {
-    let query = query.only(PARAMETERS)?;
-    let mut after: Cursor = match headers.get(LAST_EVENT_ID) {
-        Some(id) => {
-            let id = id.to_str().unwrap_or_default();
-            id.parse()
-                .map_err(|error| invalid("Last-Event-ID", error))?
-        }
-        None => query.one("after")?.unwrap_or_default(),
-    };
-    let mut gathered = VecDeque::new();
+    let query = query.only(&[CURSOR])?;
+    let mut after: Cursor = cursor(&headers, &query)?.unwrap_or_default();
+    let mut first = Vec::new();
     match known(&api, run_id, after).await? {
         Known::All => {}
         // A browser would come back after the end of the stream; this tells it not to.
         Known::End => return Ok(StatusCode::NO_CONTENT.into_response()),
         Known::Other => {
-            gathered.push_back(Message::default().event("reset").data("{}"));
+            first.push(event("reset", None, &json!({})));
             after = Cursor::default();
         }
     }
-    let watcher = api.watchers.clone().try_acquire_owned().map_err(|_| {
-        let mut error = ApiError::new(Code::TooManyWatchers, "too many clients watch runs");
-        error.retry_after = Some(RETRY_AFTER);
-        error
-    })?;
-    let events = Events {
-        updates: api.backend()?.follow(run_id, after.record),
-        after,
-        gathered,
-        stop: api.stop.clone(),
-        _watcher: watcher,
-    };
-    let keep_alive = KeepAlive::new().interval(api.config.keep_alive);
-    Ok(Sse::new(events.into_stream())
-        .keep_alive(keep_alive)
-        .into_response())
+    let updates = api.backend()?.follow(run_id, after.record);
+    respond(&api, updates, first, move |update, events| {
+        events.extend(after.new_events(&update));
+    })
 }
 
 async fn known(api: &Api, run_id: RunId, after: Cursor) -> Result<Known, ApiError> {
@@ -186,75 +136,30 @@ async fn known(api: &Api, run_id: RunId, after: Cursor) -> Result<Known, ApiErro
     Ok(if has_ended { Known::End } else { Known::All })
 }
 
-/// The events of a run for one client.
-struct Events {
-    updates: mpsc::Receiver<Result<RunUpdate, ApiError>>,
-    after: Cursor,
-    gathered: VecDeque<Message>,
-    stop: CancellationToken,
-    _watcher: OwnedSemaphorePermit,
-}
-
-impl Events {
-    fn into_stream(self) -> impl Stream<Item = Result<Message, Infallible>> {
-        stream::unfold(self, async |mut events| {
-            let message = events.next().await?;
-            Some((Ok(message), events))
-        })
-    }
-
-    async fn next(&mut self) -> Option<Message> {
-        loop {
-            if let Some(message) = self.gathered.pop_front() {
-                return Some(message);
-            }
-            let update = tokio::select! {
-                update = self.updates.recv() => update?,
-                () = self.stop.cancelled() => return None,
-            };
-            match update {
-                Ok(update) => self.gather(&update),
-                Err(error) => self.gathered.extend(problem(&error)),
-            }
-        }
-    }
-
-    fn gather(&mut self, update: &RunUpdate) {
+impl Cursor {
+    /// The events of an update that a client with this cursor does not know.
+    fn new_events(self, update: &RunUpdate) -> impl Iterator<Item = sse::Event> {
         let count = update.events.len();
         let is_live = update.events.iter().any(RunEvent::is_live);
         let before = update.sequence.saturating_sub(1);
-        let known = if !is_live && before == self.after.record {
-            self.after.events
+        let known = if !is_live && before == self.record {
+            self.events
         } else {
             0
         };
-        let messages = Event::all(update).enumerate().skip(known);
-        self.gathered.extend(messages.filter_map(|(index, event)| {
-            // It only holds texts and numbers, and JSON that was read.
-            let data = serde_json::to_string(&event).ok()?;
-            let message = Message::default().event(event.name()).data(data);
-            if is_live {
-                return Some(message);
+        let id = move |index: usize| {
+            let is_last = index + 1 == count;
+            Cursor {
+                record: if is_last { update.sequence } else { before },
+                events: if is_last { 0 } else { index + 1 },
             }
-            let id = if index + 1 == count {
-                Cursor {
-                    record: update.sequence,
-                    events: 0,
-                }
-            } else {
-                Cursor {
-                    record: before,
-                    events: index + 1,
-                }
-            };
-            Some(message.id(id.to_string()))
-        }));
+        };
+        let new = Event::all(update).enumerate().skip(known);
+        new.map(move |(index, body)| {
+            let id = (!is_live).then(|| id(index).to_string());
+            event(body.name(), id, &body)
+        })
     }
-}
-
-fn problem(error: &ApiError) -> Option<Message> {
-    let data = serde_json::to_string(&Problem::new(error, None)).ok()?;
-    Some(Message::default().event("problem").data(data))
 }
 
 #[cfg(test)]

@@ -9,13 +9,16 @@ mod config;
 mod document;
 mod events;
 mod health;
+mod metrics;
 mod observe;
 mod problem;
 mod request;
 mod route;
 mod runs;
 mod server;
+mod sse;
 mod submit;
+mod task_stream;
 mod tasks;
 mod workflows;
 
@@ -33,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::document::Operation;
+use self::metrics::RequestMetrics;
 use self::problem::Refusal;
 use self::route::Routes;
 use crate::listen::Listener;
@@ -54,6 +58,7 @@ pub(crate) struct Api {
     watchers: Arc<Semaphore>,
     /// A permit for each [`request::BYTES_OF_PERMIT`] of bodies.
     memory: Arc<Semaphore>,
+    requests: RequestMetrics,
     document: Bytes,
 }
 
@@ -73,6 +78,7 @@ impl Api {
             backend: Arc::default(),
             draining,
             stop,
+            requests: RequestMetrics::default(),
             document: document.to_string().into(),
         }
     }
@@ -87,7 +93,10 @@ impl Api {
     pub(crate) fn serve(&self, listener: Listener) -> JoinHandle<()> {
         let router = table()
             .into_router(self)
-            .layer(middleware::from_fn(observe::observe));
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                observe::observe,
+            ));
         let serving = server::serve(listener, router, (*self.config).clone(), self.stop.clone());
         levelflow_runtime::task::spawn("http server", serving)
     }
@@ -108,9 +117,11 @@ fn table() -> Routes {
     runs::routes(&mut routes);
     events::routes(&mut routes);
     tasks::routes(&mut routes);
+    task_stream::routes(&mut routes);
     breakers::routes(&mut routes);
     cache::routes(&mut routes);
     health::routes(&mut routes);
+    metrics::routes(&mut routes);
     routes
 }
 

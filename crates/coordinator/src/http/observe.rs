@@ -1,13 +1,14 @@
 //! What is done with every request: its id, its log line, and the bodies of refusals.
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Api;
 use super::problem::Refusal;
 
 /// The header that carries the id of a request, both ways.
@@ -15,8 +16,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of an id that a client chose.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
+/// What stands for the route of a request that has none.
+const UNKNOWN_ROUTE: &str = "none";
+
 /// Does it.
-pub(super) async fn observe(request: Request, next: Next) -> Response {
+pub(super) async fn observe(State(api): State<Api>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
@@ -30,16 +34,35 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
         response.headers_mut().extend(parts.headers);
         *response.body_mut() = body;
     }
+    let route = route.as_ref().map_or(UNKNOWN_ROUTE, |route| route.as_str());
+    let method = method_name(&method);
+    let status = response.status().as_u16();
+    let took = started.elapsed();
+    api.requests.answered(method, route, status, took);
     tracing::debug!(
-        method = %method,
-        route = route.as_ref().map_or("", |route| route.as_str()),
-        status = response.status().as_u16(),
+        method,
+        route,
+        status,
         request_id = id.to_str().unwrap_or_default(),
-        took = ?started.elapsed(),
+        took = ?took,
         "http request"
     );
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The method of a request, of which there are only so many.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// The id that the client gave, if it is fit to be logged and sent back; else a new one.

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Api;
-use super::document::Parameter;
+use super::document::{Parameter, Place};
 use super::problem::Refusal;
 use crate::service::parse_run_id;
 
@@ -100,13 +100,20 @@ impl FromRequestParts<Api> for Query {
 
 impl Query {
     /// Refuses parameters that are not known.
-    pub(super) fn only(self, known: &[Parameter]) -> Result<Self, ApiError> {
-        let names = || known.iter().map(|parameter| parameter.name);
+    pub(super) fn only(self, known: &[&[Parameter]]) -> Result<Self, ApiError> {
+        let names = || {
+            let known = known.iter().copied().flatten();
+            let known = known.filter(|parameter| parameter.place == Place::Query);
+            known.map(|parameter| parameter.name)
+        };
         for (name, _) in &self.0 {
             if !names().any(|known| known == name) {
                 let help = did_you_mean(name, names()).unwrap_or_else(|| {
                     let names: Vec<&str> = names().collect();
-                    format!("known are {}", names.join(", "))
+                    match names.join(", ").as_str() {
+                        "" => "it takes none".to_owned(),
+                        names => format!("known are {names}"),
+                    }
                 });
                 return Err(invalid(name, format!("is no parameter of this; {help}")));
             }

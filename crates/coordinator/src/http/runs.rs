@@ -132,7 +132,10 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn list(State(api): State<Api>, query: Query) -> Result<Response, Refusal> {
-    let page = api.backend()?.list(request(&query.only(FILTERS)?)?).await?;
+    let page = api
+        .backend()?
+        .list(request(&query.only(&[FILTERS])?)?)
+        .await?;
     json(&RunList::new(&page.runs, page.next.as_deref()))
 }
 

@@ -150,7 +150,7 @@ async fn submit(
     payload: Payload,
 ) -> Result<Response, Refusal> {
     let backend = api.backend()?;
-    let query = query.only(PARAMETERS)?;
+    let query = query.only(&[PARAMETERS])?;
     let wait: Option<HumanDuration> = query.one("wait")?;
     let mut request = match payload.media {
         Media::Json => {

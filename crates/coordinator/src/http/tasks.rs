@@ -12,7 +12,7 @@ use super::request::{Query, TaskPath};
 use super::route::Routes;
 use super::{Api, json};
 
-const ITEM: &[Parameter] = &[Parameter {
+pub(super) const ITEM: &[Parameter] = &[Parameter {
     name: "item",
     place: Place::Query,
     description: "The place in the list of a `for_each`, from 0.",
@@ -47,7 +47,7 @@ async fn get(
     TaskPath { run_id, task_id }: TaskPath,
     query: Query,
 ) -> Result<Response, Refusal> {
-    let item: Option<u32> = query.only(ITEM)?.one("item")?;
+    let item: Option<u32> = query.only(&[ITEM])?.one("item")?;
     let run = api.backend()?.view(run_id).await?;
     let task = run
         .tasks
@@ -65,7 +65,7 @@ async fn why(
     TaskPath { run_id, task_id }: TaskPath,
     query: Query,
 ) -> Result<Response, Refusal> {
-    let item: Option<u32> = query.only(ITEM)?.one("item")?;
+    let item: Option<u32> = query.only(&[ITEM])?.one("item")?;
     let explanation = api
         .backend()?
         .explain(run_id, task_id.clone(), item)
