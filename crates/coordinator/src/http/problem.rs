@@ -32,7 +32,6 @@ pub(super) struct Problem {
     /// The stable code that programs match on, such as `queue_full`.
     code: &'static str,
     /// The fields that are wrong.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     violations: Vec<Violation>,
     /// When trying again may help.
     #[serde(skip_serializing_if = "Option::is_none")]

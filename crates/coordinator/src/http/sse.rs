@@ -21,6 +21,7 @@ use super::Api;
 use super::document::{Parameter, Place, schema};
 use super::problem::{Problem, Refusal};
 use super::request::{Query, invalid};
+use crate::service::stopping;
 
 /// When a client that found no place may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -101,6 +102,7 @@ where
     let events = Events {
         told,
         gathered: first.into(),
+        is_over: false,
         write,
         stop: api.stop.clone(),
         _watcher: watcher,
@@ -117,6 +119,8 @@ where
 struct Events<T, W> {
     told: mpsc::Receiver<Result<T, ApiError>>,
     gathered: VecDeque<Event>,
+    /// It broke off.
+    is_over: bool,
     write: W,
     stop: CancellationToken,
     _watcher: OwnedSemaphorePermit,
@@ -128,13 +132,17 @@ impl<T, W: FnMut(T, &mut VecDeque<Event>)> Events<T, W> {
             if let Some(event) = self.gathered.pop_front() {
                 return Some(event);
             }
+            if self.is_over {
+                return None;
+            }
             let told = tokio::select! {
                 told = self.told.recv() => told?,
-                () = self.stop.cancelled() => return None,
+                () = self.stop.cancelled() => Err(stopping()),
             };
             match told {
                 Ok(told) => (self.write)(told, &mut self.gathered),
                 Err(error) => {
+                    self.is_over = true;
                     let problem = Problem::new(&error, None);
                     self.gathered.push_back(event("problem", None, &problem));
                 }

@@ -139,7 +139,7 @@ pub(crate) fn refused(refused: &Refused) -> ApiError {
     error
 }
 
-fn stopping() -> ApiError {
+pub(crate) fn stopping() -> ApiError {
     refused(&Refused::Stopping)
 }
 

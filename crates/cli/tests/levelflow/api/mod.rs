@@ -50,7 +50,7 @@ pub(crate) fn open() -> Value {
 }
 
 /// A program that goes on until the file `gate` is there, and writes its process id to `started` first.
-fn gated(home: &Home) -> Value {
+pub(crate) fn gated(home: &Home) -> Value {
     let script = "echo $$ >> started; while ! test -e gate; do sleep 0.02; done";
     let with = json!({ "command": ["sh", "-c", script], "cwd": home.path(""), "output": "lines" });
     json!({

@@ -21,10 +21,14 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Opens a stream after an event, if one is known.
+    /// Opens the stream of a run after an event, if one is known.
     pub(super) async fn open(api: &Api, run_id: &str, after: Option<&str>) -> Self {
-        let path = format!("/api/v1/runs/{run_id}/events");
-        let mut request = api.request(reqwest::Method::GET, &path);
+        Self::at(api, &format!("/api/v1/runs/{run_id}/events"), after).await
+    }
+
+    /// Opens a stream.
+    pub(super) async fn at(api: &Api, path: &str, after: Option<&str>) -> Self {
+        let mut request = api.request(reqwest::Method::GET, path);
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
@@ -92,7 +96,7 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
 }
 
 /// Events that are repeated to who comes later.
-fn recorded(events: &[Event]) -> Vec<Event> {
+pub(super) fn recorded(events: &[Event]) -> Vec<Event> {
     let events = events.iter().filter(|event| event.id.is_some());
     events.cloned().collect()
 }

@@ -1,7 +1,12 @@
 //! The HTTP API of a server in another process.
 
+mod document;
+mod errors;
 mod events;
+mod limits;
+mod metrics;
 mod runs;
+mod watchers;
 
 use std::sync::Once;
 
