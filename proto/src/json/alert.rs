@@ -6,6 +6,21 @@ use serde::Serialize;
 
 use super::{JsonText, timestamp};
 
+/// Alerts of a coordinator.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AlertList<'a> {
+    /// The oldest first.
+    pub alerts: Vec<Alert<'a>>,
+}
+
+impl<'a> From<&'a [AlertView]> for AlertList<'a> {
+    fn from(views: &'a [AlertView]) -> Self {
+        Self {
+            alerts: views.iter().map(Into::into).collect(),
+        }
+    }
+}
+
 /// An alert of a coordinator.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Alert<'a> {

@@ -18,7 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-pub use alert::Alert;
+pub use alert::{Alert, AlertList};
 pub use breaker::{Breaker, BreakerList};
 pub use cache::{CacheStatistics, CacheTierStatistics, SharedCacheTierStatistics};
 pub use chunk::Chunk;

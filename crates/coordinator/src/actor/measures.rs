@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use levelflow_common::overview::{QueueView, WorkerStatus};
 use levelflow_common::view::BreakerStatus;
 use levelflow_engine::{Counters, Load};
 
@@ -70,11 +71,24 @@ impl CommitMeasures {
     }
 }
 
+/// What workers offer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WorkerMeasures {
+    pub(crate) workers: usize,
+    /// Attempts that they run at once.
+    pub(crate) slots: usize,
+    /// More attempts that they would take now.
+    pub(crate) credits: usize,
+}
+
 /// How everything stands that the actor knows.
 #[derive(Debug)]
 pub(crate) struct Measures {
     pub(crate) counters: Counters,
     pub(crate) load: Load,
+    /// The tasks that wait, by queue.
+    pub(crate) queues: Vec<QueueView>,
+    pub(crate) workers: Vec<(WorkerStatus, WorkerMeasures)>,
     /// Messages that wait in its inbox.
     pub(crate) inbox: usize,
     pub(crate) commits: CommitMeasures,

@@ -8,6 +8,7 @@ mod chunks;
 mod held;
 mod measures;
 mod message;
+mod overview;
 mod sessions;
 mod streams;
 mod watchers;
@@ -18,10 +19,8 @@ use std::time::Duration;
 
 use levelflow_common::alert::AlertSubject;
 use levelflow_common::event::{RunEvent, TaskRef};
-use levelflow_common::limits::{MAX_QUEUES_LISTED, MAX_UPSTREAMS_PER_ATTEMPT};
-use levelflow_common::overview::{Overview, WorkerView};
+use levelflow_common::limits::MAX_UPSTREAMS_PER_ATTEMPT;
 use levelflow_common::upstream::is_name;
-use levelflow_common::view::BreakerStatus;
 use levelflow_common::{
     Code, Failure, FencingToken, HumanDuration, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
 };
@@ -46,7 +45,7 @@ use crate::recovery::Recover;
 
 pub(crate) use streams::TaskStream;
 
-pub(crate) use measures::{Histogram, Measures};
+pub(crate) use measures::{Histogram, Measures, WorkerMeasures};
 pub(crate) use message::{
     Accepted, Message, Refused, RunEnding, SessionFrame, StreamAnswer, SubmitReply, Watched,
 };
@@ -437,49 +436,6 @@ impl Actor {
             if let Some(subject) = alert::memory_alert(worker.clone(), told) {
                 self.alerts.raise(now, subject);
             }
-        }
-    }
-
-    fn workers(&self) -> Vec<WorkerView> {
-        let mut workers = self.engine.workers();
-        for (session, worker) in &mut workers {
-            worker.session = session.and_then(|session| self.sessions.view(session));
-        }
-        workers.into_iter().map(|(_, worker)| worker).collect()
-    }
-
-    fn overview(&self, now: Timestamp) -> Overview {
-        let load = self.engine.load();
-        Overview {
-            coordinator_id: self.coordinator_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            at: now,
-            started_at: self.clock.started_at(),
-            open_runs: load.open_runs as u64,
-            attempts: load.leases as u64,
-            ended: self.engine.ended_tasks(),
-            queues: self.engine.queues(MAX_QUEUES_LISTED),
-        }
-    }
-
-    fn measures(&self) -> Measures {
-        let breakers = self.engine.breakers();
-        let count = |status| {
-            breakers
-                .iter()
-                .filter(|breaker| breaker.status == status)
-                .count()
-        };
-        Measures {
-            counters: self.engine.counters().clone(),
-            load: self.engine.load(),
-            inbox: self.inbox.len(),
-            commits: self.commits.clone(),
-            watchers: self.watchers.count(),
-            breakers: BreakerStatus::ALL
-                .map(|status| (status, count(status)))
-                .into(),
-            alerts: self.alerts.counts(),
         }
     }
 

@@ -26,7 +26,7 @@ use super::Api;
 use super::document::Operation;
 use super::problem::Refusal;
 use super::route::Routes;
-use crate::actor::{self, Measures, Message};
+use crate::actor::{self, Measures, Message, WorkerMeasures};
 
 const PREFIX: &str = "levelflow";
 const MEDIA_TYPE: &str = "application/openmetrics-text";
@@ -136,6 +136,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.runs(&mut encoder)?;
         self.tasks(&mut encoder)?;
+        self.workers(&mut encoder)?;
         self.coordinator(&mut encoder)
     }
 }
@@ -188,7 +189,32 @@ impl Snapshot {
         let help = "Results that were refused because their lease had gone";
         counter(encoder, "results_stale", help, load.stale_results)?;
         let help = "Attempts that workers hold";
-        gauge(encoder, "attempts_running", help, load.leases)
+        gauge(encoder, "attempts_running", help, load.leases)?;
+        let waiting = self.measures.queues.iter().flat_map(|queue| {
+            [("ready", queue.ready), ("parked", queue.parked)].map(|(state, count)| {
+                let labels = [("queue", &*queue.name), ("state", state)];
+                (labels, usize::try_from(count).unwrap_or(usize::MAX))
+            })
+        });
+        let help = "Tasks that wait: for a worker (ready), or for a breaker or a limit (parked)";
+        gauges_by(encoder, "queue_tasks", help, waiting)
+    }
+
+    fn workers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let by_status = |number: &dyn Fn(&WorkerMeasures) -> usize| -> Vec<_> {
+            let workers = self.measures.workers.iter();
+            let labelled =
+                workers.map(|(status, workers)| ([("status", status.as_str())], number(workers)));
+            labelled.collect()
+        };
+        let workers = by_status(&|workers| workers.workers);
+        gauges_by(encoder, "workers", "Workers that are known", workers)?;
+        let slots = by_status(&|workers| workers.slots);
+        let help = "Attempts that workers run at once";
+        gauges_by(encoder, "worker_slots", help, slots)?;
+        let credits = by_status(&|workers| workers.credits);
+        let help = "Attempts that workers would take now";
+        gauges_by(encoder, "worker_credits", help, credits)
     }
 
     fn coordinator(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod metrics;
 mod observe;
+mod overview;
 mod problem;
 mod request;
 mod route;
@@ -120,6 +121,7 @@ fn table() -> Routes {
     task_stream::routes(&mut routes);
     breakers::routes(&mut routes);
     cache::routes(&mut routes);
+    overview::routes(&mut routes);
     health::routes(&mut routes);
     metrics::routes(&mut routes);
     routes

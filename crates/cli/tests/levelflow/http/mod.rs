@@ -1,10 +1,12 @@
 //! The HTTP API of a server in another process.
 
+mod alerts;
 mod document;
 mod errors;
 mod events;
 mod limits;
 mod metrics;
+mod readme;
 mod runs;
 mod watchers;
 
