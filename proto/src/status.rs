@@ -105,6 +105,7 @@ pub fn http_status(code: Code) -> StatusCode {
         (Code::TooLarge, _) => StatusCode::PAYLOAD_TOO_LARGE,
         (Code::MethodNotAllowed, _) => StatusCode::METHOD_NOT_ALLOWED,
         (Code::MediaTypeUnsupported, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        (Code::OriginRefused, _) => StatusCode::FORBIDDEN,
         (Code::RequestTimeout, _) => StatusCode::REQUEST_TIMEOUT,
         (_, Fault::Caller) => StatusCode::BAD_REQUEST,
         (_, Fault::NotFound) => StatusCode::NOT_FOUND,

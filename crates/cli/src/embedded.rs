@@ -89,6 +89,7 @@ impl Embedded {
 
     /// Lets the attempts that run end, within the grace, and stops.
     pub(crate) async fn stop(self) {
+        self.coordinator.announce_stop();
         if let Some((stop, handle)) = self.worker {
             stop.cancel();
             match handle.await {

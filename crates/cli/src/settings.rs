@@ -79,6 +79,8 @@ pub(crate) struct HttpSettings {
     pub(crate) enabled: bool,
     /// Where; if not given on the port after that of gRPC, and not beside a Unix socket.
     pub(crate) listen: Option<Listen>,
+    /// Names under which requests may come, beside those of this machine, if it serves this machine only.
+    pub(crate) allowed_hosts: Vec<String>,
     /// How long the head of a request may take, and a connection may wait for the next request.
     pub(crate) header_timeout: HumanDuration,
     /// How long a request may take.
@@ -101,6 +103,7 @@ impl Default for HttpSettings {
         Self {
             enabled: true,
             listen: None,
+            allowed_hosts: config.allowed_hosts,
             header_timeout: HumanDuration(config.header_timeout),
             request_timeout: HumanDuration(config.request_timeout),
             keep_alive: HumanDuration(config.keep_alive),
@@ -128,6 +131,7 @@ impl HttpSettings {
         HttpConfig {
             // Who serves nobody does not serve HTTP either.
             listen: listen.filter(|_| self.enabled && beside.is_some()),
+            allowed_hosts: self.allowed_hosts.clone(),
             header_timeout: self.header_timeout.0,
             request_timeout: self.request_timeout.0,
             keep_alive: self.keep_alive.0,

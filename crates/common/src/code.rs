@@ -62,6 +62,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", Caller;
     /// The body of a request is of a type that is not read here.
     MediaTypeUnsupported = "media_type_unsupported", Caller;
+    /// The request comes from a page of another site, or under a name that is not the server's.
+    OriginRefused = "origin_refused", Caller;
     /// A request did not arrive, or could not be answered, in time.
     RequestTimeout = "request_timeout", Unavailable;
     /// A message, input or output is over its limit.

@@ -157,10 +157,15 @@ impl Coordinator {
         self.http_address.as_ref()
     }
 
+    /// Says from now on that it is not ready, to those who would send it work.
+    pub fn announce_stop(&self) {
+        self.draining.cancel();
+    }
+
     /// Stops: refuses new runs, gives out no more attempts, lets those under way end within `grace`,
     /// makes everything durable and closes. Runs that are open go on at the next start.
     pub async fn shutdown(self, grace: Duration) {
-        self.draining.cancel();
+        self.announce_stop();
         let (done, stopped) = oneshot::channel();
         if self.actor.send(Message::Stop { grace, done }).await.is_ok() {
             // An actor that has gone has stopped.

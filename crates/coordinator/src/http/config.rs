@@ -11,6 +11,8 @@ use crate::listen::Listen;
 pub struct HttpConfig {
     /// Where to serve; nowhere if not given.
     pub listen: Option<Listen>,
+    /// Names under which requests may come, beside those of this machine, if it serves this machine only.
+    pub allowed_hosts: Vec<String>,
     /// How long the head of a request may take to arrive, and a connection may wait for the next request.
     pub header_timeout: Duration,
     /// How long a request may take from its head to the head of its answer, but for one that waits for the
@@ -32,6 +34,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: None,
+            allowed_hosts: Vec::new(),
             header_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),

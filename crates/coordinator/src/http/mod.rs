@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod metrics;
 mod observe;
+mod origin;
 mod overview;
 mod problem;
 mod request;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::document::Operation;
 use self::metrics::RequestMetrics;
+use self::origin::Names;
 use self::problem::Refusal;
 use self::route::Routes;
 use crate::listen::Listener;
@@ -92,8 +94,11 @@ impl Api {
 
     /// Serves until the process ends.
     pub(crate) fn serve(&self, listener: Listener) -> JoinHandle<()> {
+        let address = listener.address().ok();
+        let names = Names::of(address.as_ref(), &self.config.allowed_hosts);
         let router = table()
             .into_router(self)
+            .layer(middleware::from_fn_with_state(names, origin::check))
             .layer(middleware::from_fn_with_state(
                 self.clone(),
                 observe::observe,

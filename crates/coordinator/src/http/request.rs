@@ -23,6 +23,9 @@ use crate::service::parse_run_id;
 /// What of the memory for bodies one permit stands for.
 pub(super) const BYTES_OF_PERMIT: usize = 1024;
 
+/// What is read of a body that was refused.
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+
 /// The run that a path names.
 pub(super) struct RunPath(pub(super) RunId);
 
@@ -207,7 +210,12 @@ pub(super) fn not_read(error: &serde_json::Error) -> ApiError {
 
 fn media(request: &Request) -> Result<Media, Refusal> {
     let Some(value) = request.headers().get(CONTENT_TYPE) else {
-        return Ok(Media::Json);
+        // Browsers send bodies without a type for any page; those with a type they ask about first.
+        return if axum::body::HttpBody::is_end_stream(request.body()) {
+            Ok(Media::Json)
+        } else {
+            Err(unsupported("application/json or application/yaml").into())
+        };
     };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
@@ -228,7 +236,9 @@ async fn read(body: Body, api: &Api) -> Result<(Bytes, OwnedSemaphorePermit), Re
     let limit = api.config.max_body_bytes;
     let too_large = || Refusal::new(Code::TooLarge, format!("the body is over {limit} bytes"));
     let announced = axum::body::HttpBody::size_hint(&body).lower();
+    let mut body = body;
     if announced > limit as u64 {
+        discard(&mut body).await;
         return Err(too_large());
     }
     let full = || {
@@ -246,7 +256,6 @@ async fn read(body: Body, api: &Api) -> Result<(Bytes, OwnedSemaphorePermit), Re
     };
     let mut memory = take(0)?;
     let mut collected = BytesMut::new();
-    let mut body = body;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             Refusal::new(Code::RequestInvalid, format!("the body broke off: {error}"))
@@ -255,6 +264,7 @@ async fn read(body: Body, api: &Api) -> Result<(Bytes, OwnedSemaphorePermit), Re
             continue;
         };
         if collected.len() + data.len() > limit {
+            discard(&mut body).await;
             return Err(too_large());
         }
         let needed = (collected.len() + data.len()).div_ceil(BYTES_OF_PERMIT);
@@ -262,6 +272,19 @@ async fn read(body: Body, api: &Api) -> Result<(Bytes, OwnedSemaphorePermit), Re
         collected.extend_from_slice(&data);
     }
     Ok((collected.freeze(), memory))
+}
+
+/// Reads on without keeping anything: a client that still sends when the connection closes may not see the
+/// answer.
+async fn discard(body: &mut Body) {
+    let mut left = MAX_DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        left = left.saturating_sub(bytes);
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// A parameter or header that is wrong.

@@ -119,6 +119,20 @@ async fn requests_that_nobody_can_answer_are_refused() {
     )
     .await;
     assert_eq!(refused(&form, 415), "media_type_unsupported");
+    let untyped = api.request(Method::POST, "/api/v1/runs").body("{}");
+    assert_eq!(
+        refused(&answer(untyped).await, 415),
+        "media_type_unsupported"
+    );
+    let foreign = api
+        .request(Method::POST, "/api/v1/runs")
+        .header("origin", "http://evil.example");
+    let foreign = answer(foreign.json(&json!({ "workflow": quick() }))).await;
+    assert_eq!(refused(&foreign, 403), "origin_refused");
+    let rebound = api
+        .request(Method::GET, "/api/v1/runs")
+        .header("host", "evil.example");
+    assert_eq!(refused(&answer(rebound).await, 403), "origin_refused");
     let run = api.get("/api/v1/runs/seven").await;
     assert_eq!(refused(&run, 400), "request_invalid");
     assert_eq!(run.body["violations"][0]["field"], "run_id");

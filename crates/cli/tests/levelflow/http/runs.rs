@@ -1,7 +1,9 @@
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{Server, answer};
-use crate::api::{open, quick};
+use crate::api::{gated, open, quick};
+use crate::client::eventually;
 use crate::harness::Home;
 
 #[tokio::test]
@@ -87,4 +89,50 @@ async fn an_open_run_is_explained_and_cancelled() {
     assert_eq!(resumed.headers["location"], format!("/api/v1/runs/{id}"));
     let run = api.get(&format!("/api/v1/runs/{id}")).await;
     assert_eq!(run.body["resumed_from"], run_id);
+}
+
+#[tokio::test]
+async fn a_workflow_in_yaml_is_submitted_with_its_inputs_in_the_query() {
+    let home = Home::new();
+    let Server {
+        running: _server,
+        api,
+    } = Server::start(&home).await;
+    let yaml = "name: y\ninputs: { n: { type: integer, required: true } }\ntasks:\n\
+                - { id: a, type: transform, with: { value: '${{ inputs.n + 1 }}' } }\n\
+                outputs: { n: '${{ tasks.a.output }}' }\n";
+    let query = "wait=60s&inputs=%7B%22n%22:41%7D&priority=low&label=a%3Db&label=c%3Dd";
+    let request = api.request(reqwest::Method::POST, &format!("/api/v1/runs?{query}"));
+    let request = request.header("content-type", "application/yaml; charset=utf-8");
+    let submitted = answer(request.body(yaml)).await;
+    assert_eq!(submitted.status, 201, "{submitted:?}");
+    let run = &submitted.body["run"];
+    assert_eq!(run["outputs"], json!({ "n": 42 }));
+    assert_eq!(run["priority"], "low");
+    assert_eq!(run["labels"], json!({ "a": "b", "c": "d" }));
+    let text = api
+        .post(
+            "/api/v1/runs?wait=60s",
+            &json!({ "workflow": yaml, "inputs": { "n": 1 } }),
+        )
+        .await;
+    assert_eq!(text.body["run"]["outputs"], json!({ "n": 2 }), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_is_not_ready() {
+    let home = Home::new();
+    let settings = [("LEVELFLOW_STOP_GRACE", "60s")];
+    let Server { running, api } = Server::with(&home, &settings).await;
+    let run_id = api.start(&gated(&home)).await;
+    let started = async || home.path("started").exists();
+    eventually("the program runs", started).await;
+    running.signal(Signal::SIGTERM);
+    let not_ready = async || api.get("/readyz").await.body["code"] == "shutting_down";
+    eventually("it is not ready", not_ready).await;
+    assert_eq!(api.get("/healthz").await.status, 200);
+    let run = api.get(&format!("/api/v1/runs/{run_id}")).await;
+    assert_eq!(run.body["status"], "running", "{run:?}");
+    home.file("gate", "");
+    assert_eq!(running.ended().await.code(), Some(0));
 }
