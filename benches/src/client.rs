@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 use levelflow_common::workflow::Workflow;
 use levelflow_proto::v1;
+use levelflow_proto::v1::cache_service_client::CacheServiceClient;
 use levelflow_proto::v1::submission_answer::Answer;
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::v1::workflow_source::Source;
@@ -22,6 +24,7 @@ const SUBMIT_BATCH: usize = 1_000;
 /// A connected client.
 pub(crate) struct Client {
     service: WorkflowServiceClient<Channel>,
+    cache: CacheServiceClient<Channel>,
     source: v1::WorkflowSource,
 }
 
@@ -48,10 +51,10 @@ pub(crate) struct Submitted {
 }
 
 impl Submitted {
-    /// Waits until it has succeeded.
-    pub(crate) async fn ended(mut self) -> Result<()> {
+    /// Waits until it has succeeded, and gives its outputs.
+    pub(crate) async fn ended(mut self) -> Result<Bytes> {
         match self.next().await? {
-            Answer::Ended(end) if end.status() == v1::RunStatus::Succeeded => Ok(()),
+            Answer::Ended(end) if end.status() == v1::RunStatus::Succeeded => Ok(end.outputs),
             other => bail!("the run did not succeed: {other:?}"),
         }
     }
@@ -86,6 +89,7 @@ impl Client {
             .await
             .context("cannot connect to the coordinator")?;
         Ok(Self {
+            cache: CacheServiceClient::new(channel.clone()),
             service: WorkflowServiceClient::new(channel),
             source: v1::WorkflowSource {
                 source: Some(Source::Definition(workflow.into())),
@@ -177,6 +181,14 @@ impl Client {
             Answer::Accepted(_) => Ok(run),
             other => bail!("the run was not accepted: {other:?}"),
         }
+    }
+
+    /// What the cache of the coordinator did so far.
+    pub(crate) async fn cache_statistics(&self) -> Result<v1::CacheStatistics> {
+        let request = v1::GetCacheStatisticsRequest {};
+        let response = self.cache.clone().get_cache_statistics(request).await?;
+        let statistics = response.into_inner().statistics;
+        statistics.context("there are statistics")
     }
 
     /// Asks for a run by its id, and fails where it is not open.

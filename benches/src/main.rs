@@ -28,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Workflows of HTTP calls, against executors that keep nothing.
     Baseline(suite::baseline::Arguments),
+    /// What the result cache saves.
+    Cache(suite::cache::Arguments),
     /// Handlers that compute, and calls beside them.
     Cpu(suite::cpu::Arguments),
     /// Throughput of no-op tasks, closed loop.
@@ -69,6 +71,7 @@ fn main() -> Result<()> {
     machine::watch()?;
     match Arguments::parse().command {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
+        Command::Cache(arguments) => suite::cache::run(&arguments),
         Command::Cpu(arguments) => suite::cpu::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Footprint(arguments) => suite::footprint::run(&arguments),

@@ -136,6 +136,8 @@ pub(crate) struct Layout {
     pub(crate) transport: Transport,
     /// Tasks that may wait before submits are refused.
     pub(crate) max_queue: usize,
+    /// The settings of the result cache as JSON; the defaults if not given.
+    pub(crate) cache: Option<String>,
 }
 
 /// What carries gRPC between the processes.
@@ -225,7 +227,7 @@ fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
         Transport::Tcp => "127.0.0.1:0".to_owned(),
         Transport::Unix => format!("unix:{}", data_dir.join("socket").display()),
     };
-    let arguments = [
+    let mut arguments = vec![
         "--listen".to_owned(),
         listen,
         "--data-dir".to_owned(),
@@ -235,5 +237,8 @@ fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
         "--max-queue".to_owned(),
         layout.max_queue.to_string(),
     ];
+    if let Some(cache) = &layout.cache {
+        arguments.extend(["--cache".to_owned(), cache.clone()]);
+    }
     Process::start("coordinator", &arguments)
 }

@@ -9,6 +9,7 @@ use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, Storage};
 use levelflow_worker::{Context, HandlerError, Worker};
 use tokio::runtime::Runtime;
 
+use crate::suite::cache::{Work, work};
 use crate::suite::cpu::compute;
 use crate::suite::streams;
 
@@ -27,6 +28,9 @@ pub(crate) struct CoordinatorArguments {
     threads: usize,
     #[arg(long)]
     max_queue: usize,
+    /// The settings of the result cache as JSON.
+    #[arg(long)]
+    cache: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -42,12 +46,15 @@ pub(crate) struct WorkerArguments {
 pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
     runtime(arguments.threads)?.block_on(async {
         let stop = levelflow_runtime::shutdown::on_signal()?;
-        let config = CoordinatorConfig {
+        let mut config = CoordinatorConfig {
             listen: Some(arguments.listen.clone()),
             storage: Storage::DataDir(arguments.data_dir.clone()),
             max_queue: arguments.max_queue,
             ..CoordinatorConfig::default()
         };
+        if let Some(cache) = &arguments.cache {
+            config.cache = Some(serde_json::from_str(cache)?);
+        }
         let coordinator = Coordinator::start(config).await?;
         let address = coordinator.address().context("it listens")?;
         println!("{READY}{address}");
@@ -79,6 +86,9 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
                     Ok(())
                 },
             )
+            .handler("work", async |_: Context, task: Work| {
+                Ok::<_, HandlerError>(work(task).await)
+            })
             .cpu_handler("compute", |_: Context, steps: u64| {
                 Ok::<_, HandlerError>(compute(steps))
             })

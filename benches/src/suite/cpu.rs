@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Common;
 use super::baseline::{Service, ServiceArguments};
 use super::engine::line;
+use super::target::Target;
 use crate::client::{Client, Round};
 use crate::figure::Figure;
 use crate::machine::Machine;
@@ -72,15 +73,6 @@ struct Row {
     calls_per_s: Option<Figure>,
     call_p50_ms: Option<Figure>,
     call_p99_ms: Option<Figure>,
-}
-
-/// A target, and whether it is met.
-#[derive(Serialize)]
-struct Target {
-    name: &'static str,
-    wanted: String,
-    value: Figure,
-    met: bool,
 }
 
 /// One round.
@@ -273,18 +265,8 @@ impl Report {
             threads_speedup: figure(|seen| seen.threads_speedup),
             rows,
             targets: vec![
-                Target {
-                    name: "computed/s with all, times one",
-                    wanted: format!("≥ {LEAST_SPEEDUP}"),
-                    value: speedup,
-                    met: speedup.median >= LEAST_SPEEDUP,
-                },
-                Target {
-                    name: "p99 of calls beside, times alone",
-                    wanted: format!("< {MOST_SLOWDOWN}"),
-                    value: slowdown,
-                    met: slowdown.median < MOST_SLOWDOWN,
-                },
+                Target::at_least("computed/s with all, times one", speedup, LEAST_SPEEDUP),
+                Target::at_most("p99 of calls beside, times alone", slowdown, MOST_SLOWDOWN),
             ],
         })
     }
@@ -307,17 +289,7 @@ impl Report {
         }
         lines.push("bare threads".to_owned());
         lines.push(line("times one", self.threads_speedup));
-        for target in &self.targets {
-            lines.push(format!(
-                "{}: {} ({}–{}), {}: {}",
-                target.name,
-                target.value.median,
-                target.value.min,
-                target.value.max,
-                target.wanted,
-                if target.met { "met" } else { "missed" }
-            ));
-        }
+        lines.extend(self.targets.iter().map(Target::line));
         lines
     }
 }

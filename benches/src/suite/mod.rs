@@ -1,6 +1,7 @@
 //! The suites.
 
 pub(crate) mod baseline;
+pub(crate) mod cache;
 pub(crate) mod cpu;
 pub(crate) mod engine;
 pub(crate) mod footprint;
@@ -10,6 +11,8 @@ pub(crate) mod limits;
 pub(crate) mod scale;
 pub(crate) mod startup;
 pub(crate) mod streams;
+
+mod target;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,6 +61,7 @@ impl Common {
             worker_threads: self.worker_threads,
             transport: self.transport,
             max_queue: MAX_QUEUE,
+            cache: None,
         }
     }
 
