@@ -4,10 +4,11 @@ use levelflow_common::cache::CacheUse;
 use levelflow_common::view::RunView;
 use levelflow_common::{CacheTier, Code, RunStatus, TaskStatus};
 use levelflow_proto::Enumeration as _;
+use levelflow_worker::{CancellationToken, Context, Worker};
 use serde_json::{Value, json};
 
 use crate::client::{Client, eventually, submission};
-use crate::harness::{Home, Running, text};
+use crate::harness::{Home, Running, finish, text};
 
 /// A task that leaves a line behind each time it runs, and one that uses its output.
 fn flow(home: &Home, policy: &Value) -> Value {
@@ -242,4 +243,47 @@ async fn likely_results_are_computed_ahead_when_nothing_else_is_to_do() {
         let run = client.ended(&run_id).await;
         assert_eq!(tier(&run), Some(CacheTier::Memory));
     }
+}
+
+#[tokio::test]
+async fn a_wrong_setting_is_named_as_it_is_written() {
+    let home = Home::new();
+    let mut command = home.command(&["dev"]);
+    command.env("LEVELFLOW_CACHE__MEMORY__MAX_ENTRIES", "0");
+    let ended = finish(command).await;
+    assert_eq!(ended.code, Some(2));
+    let named = "setting `cache.memory.max_entries` from the environment";
+    assert!(ended.stderr.contains(named), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn handlers_keep_values_for_each_tenant() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["coordinator"]).await;
+    let worker = Worker::builder()
+        .address(format!("http://{address}"))
+        .handler("count", async |ctx: Context, (): ()| {
+            let before: Option<u32> = ctx.cache().get("count").await?;
+            let count = before.unwrap_or_default() + 1;
+            ctx.cache().put("count", &count)?;
+            Ok(count)
+        })
+        .build()
+        .unwrap();
+    let stop = CancellationToken::new();
+    let running = levelflow_runtime::task::spawn("worker", worker.run(stop.clone()));
+    let client = Client::connect(&address).await;
+    let flow = json!({
+        "name": "count",
+        "tasks": [{ "id": "count", "type": "handler", "with": { "name": "count" } }],
+    });
+    for (tenant, count) in [("x", "1"), ("x", "2"), ("y", "1"), ("x", "3")] {
+        let mut request = submission(&flow);
+        request.tenant = tenant.to_owned();
+        let run_id = client.submit(request).await.unwrap().run_id;
+        let run = client.ended(&run_id).await;
+        assert_eq!(run.tasks[0].output.as_deref(), Some(count.as_bytes()));
+    }
+    stop.cancel();
+    assert!(running.await.unwrap().is_ok());
 }
