@@ -95,8 +95,7 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
             .build()?;
         println!("{READY}");
         std::io::stdout().flush()?;
-        worker.run(stop).await?;
-        Ok(())
+        Ok(worker.run(stop).await?.restart_program()?)
     })
 }
 

@@ -159,7 +159,7 @@ async fn measure(
     let run = started.elapsed();
     let statistics = pool.statistics();
     stop.cancel();
-    running.await??;
+    let _ended = running.await??;
     let calls = statistics.opened + statistics.reused;
     ensure!(
         calls >= u64::from(arguments.calls),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use levelflow_coordinator::{Coordinator, Listen, Storage};
 use levelflow_runtime::task;
-use levelflow_worker::{SqlConnection, Worker, WorkerError};
+use levelflow_worker::{SqlConnection, Worker, WorkerEnd, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,10 @@ pub(crate) const LOCAL_CONNECTION: &str = "local";
 /// A coordinator, and where it is wanted a worker, in this process.
 pub(crate) struct Embedded {
     coordinator: Coordinator,
-    worker: Option<(CancellationToken, JoinHandle<Result<(), WorkerError>>)>,
+    worker: Option<(
+        CancellationToken,
+        JoinHandle<Result<WorkerEnd, WorkerError>>,
+    )>,
     grace: Duration,
 }
 
@@ -57,6 +60,7 @@ impl Embedded {
             });
         // The coordinator's memory counts, too, and nobody else is there to take the tasks.
         config.memory.critical_mib = 0;
+        config.memory.park_low = false;
         let worker = Worker::builder()
             .config(config)
             .channel(self.coordinator.channel())
@@ -93,7 +97,7 @@ impl Embedded {
         if let Some((stop, handle)) = self.worker {
             stop.cancel();
             match handle.await {
-                Ok(Ok(())) => {}
+                Ok(Ok(WorkerEnd::Stopped | WorkerEnd::OutOfMemory)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "worker ended with an error"),
                 Err(error) => tracing::error!(%error, "worker panicked"),
             }

@@ -105,6 +105,9 @@ pub(crate) enum CliError {
     /// The threads that serve could not be started.
     #[error("cannot start the threads that serve")]
     Threads(#[source] std::io::Error),
+    /// A worker that ended for its memory could not be started anew.
+    #[error("cannot start the worker anew")]
+    Restart(#[source] std::io::Error),
     /// What was to be shown could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] std::io::Error),
@@ -128,7 +131,11 @@ impl CliError {
             Self::Worker(error) => error.code(),
             Self::DataDirInUse { .. } => Code::DataDirLocked,
             Self::NoDataDir | Self::NotConfigured { .. } => Code::ConfigInvalid,
-            Self::Signals(_) | Self::Threads(_) | Self::Output(_) | Self::Json(_) => Code::Internal,
+            Self::Signals(_)
+            | Self::Threads(_)
+            | Self::Restart(_)
+            | Self::Output(_)
+            | Self::Json(_) => Code::Internal,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::executor::{
     ChatModel, Executors, HttpConfig, IsolationOptions, PoolSource, SqlConnection,
 };
 use crate::handler_error::HandlerError;
+use crate::memory::{MemoryConfig, Relief};
 use crate::secrets::SecretsConfig;
 use crate::usage::Usage;
 use crate::worker::Worker;
@@ -53,6 +54,7 @@ pub struct WorkerBuilder {
     channel: Option<Channel>,
     handlers: Vec<(String, Registered)>,
     guard_programs: bool,
+    reliefs: Vec<Relief>,
 }
 
 impl WorkerBuilder {
@@ -169,6 +171,21 @@ impl WorkerBuilder {
     #[must_use]
     pub fn cache(mut self, config: CacheConfig) -> Self {
         self.config.cache = config;
+        self
+    }
+
+    /// The watch over the worker's memory.
+    #[must_use]
+    pub fn memory(mut self, config: MemoryConfig) -> Self {
+        self.config.memory = config;
+        self
+    }
+
+    /// Called when the worker's memory reaches its warning limit or its critical one, on a thread where
+    /// it may block: gives back what it can, such as the entries of a cache. May be called several times.
+    #[must_use]
+    pub fn on_memory_pressure(mut self, give_back: impl Fn() + Send + Sync + 'static) -> Self {
+        self.reliefs.push(Arc::new(give_back));
         self
     }
 
@@ -308,7 +325,7 @@ impl WorkerBuilder {
     ///     let worker = Worker::builder()
     ///         .isolated_handler("render", options, |_ctx, page: Page| Ok(render(&page)?))
     ///         .build()?;
-    ///     Ok(worker.run(on_signal()?).await?)
+    ///     Ok(worker.run(on_signal()?).await?.restart_program()?)
     /// }
     /// ```
     ///
@@ -351,6 +368,7 @@ impl WorkerBuilder {
             channel,
             handlers,
             guard_programs,
+            reliefs,
         } = self;
         config.validate()?;
         if config.id.is_empty() {
@@ -371,6 +389,7 @@ impl WorkerBuilder {
             executors,
             placed.gatherers,
             placed.role,
+            reliefs,
         ))
     }
 }

@@ -16,7 +16,7 @@
 //! #[derive(serde::Deserialize)]
 //! struct Resize { width: u32, height: u32, fit: u32 }
 //!
-//! # async fn start() -> Result<(), levelflow_worker::WorkerError> {
+//! # async fn start() -> Result<levelflow_worker::WorkerEnd, levelflow_worker::WorkerError> {
 //! Worker::builder()
 //!     .address("http://127.0.0.1:7400")
 //!     .handler("resize", async |_ctx, image: Resize| {
@@ -40,6 +40,7 @@ mod chunk_spool;
 mod config;
 mod connection;
 mod context;
+mod end;
 mod error;
 mod executor;
 mod handler_error;
@@ -60,6 +61,7 @@ pub use builder::WorkerBuilder;
 pub use cache::HandlerCache;
 pub use config::{MAX_SLOTS, WorkerConfig};
 pub use context::Context;
+pub use end::WorkerEnd;
 pub use error::WorkerError;
 pub use executor::{
     BatchOptions, ChatModel, HttpConfig, HttpPool, HttpPoolStatistics, IsolationOptions,

@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
 use crate::chunk_spool::ChunkSpool;
-use crate::memory::{Level, MemoryWatch, resident_bytes};
+use crate::memory::{Level, MemoryState, MemoryWatch, resident_bytes};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
 use crate::spool::Spool;
@@ -100,7 +100,7 @@ pub(crate) struct Session<'a> {
     /// The coordinator stops and should be asked for nothing more.
     coordinator_drains: bool,
     /// As the coordinator was told, or will be with the next frame.
-    memory: Level,
+    memory: MemoryState,
 }
 
 impl<'a> Session<'a> {
@@ -116,6 +116,7 @@ impl<'a> Session<'a> {
             mut inbound,
             welcome,
         } = streams;
+        let memory = *held.memory.state.borrow();
         let mut session = Self {
             held,
             refused: Vec::new(),
@@ -125,7 +126,7 @@ impl<'a> Session<'a> {
             draining: false,
             draining_is_told: false,
             coordinator_drains: false,
-            memory: Level::Normal,
+            memory,
         };
         session.begin(&welcome);
 
@@ -203,10 +204,10 @@ impl<'a> Session<'a> {
     }
 
     fn see_memory(&mut self) {
-        let level = self.held.memory.state.borrow_and_update().level;
-        // The coordinator is not to learn of it with the next heartbeat only.
-        self.heartbeat_is_due |= level != self.memory;
-        self.memory = level;
+        self.memory = *self.held.memory.state.borrow_and_update();
+        self.held.slots.cut(self.memory.cuts_slots);
+        // The coordinator is not to learn of it with the next regular heartbeat only.
+        self.heartbeat_is_due = true;
     }
 
     fn receive(&mut self, frame: v1::CoordinatorFrame) {
@@ -236,7 +237,7 @@ impl<'a> Session<'a> {
     }
 
     fn start(&mut self) {
-        if self.memory == Level::Critical {
+        if self.memory.level == Level::Critical {
             // They came for credits from before; the coordinator gives them to others.
             self.refused.append(&mut self.held.slots.refuse_queued());
         }
@@ -247,6 +248,9 @@ impl<'a> Session<'a> {
             if let Some(outcome) = self.held.slots.start_next() {
                 self.held.spool.push(outcome);
             }
+        }
+        if self.memory.cuts_slots && !self.held.slots.can_start() {
+            self.refused.append(&mut self.held.slots.refuse_queued());
         }
     }
 
@@ -263,7 +267,7 @@ impl<'a> Session<'a> {
     fn may_grant(&self) -> bool {
         !self.draining
             && !self.coordinator_drains
-            && self.memory != Level::Critical
+            && self.memory.level != Level::Critical
             && !self.held.spool.is_full()
             && !self.held.chunks.is_full()
     }
@@ -312,7 +316,7 @@ impl<'a> Session<'a> {
             pools: self.held.slots.pools(),
             memory_level: memory.level.number(),
             growth_per_second: memory.growth,
-            ..v1::Heartbeat::default()
+            refuses_low: memory.refuses_low,
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::upstream::OpenBreakers;
 pub(crate) struct Slots {
     size: usize,
     prefetch: usize,
+    /// Only half of the slots are used, and nothing is taken beyond them.
+    is_cut: bool,
     grace: Duration,
     executors: Arc<Executors>,
     ended: UnboundedSender<Ended>,
@@ -53,6 +55,7 @@ impl Slots {
         Self {
             size,
             prefetch,
+            is_cut: false,
             grace,
             executors: Arc::new(executors),
             ended,
@@ -73,7 +76,8 @@ impl Slots {
     /// Attempts that could be asked for now.
     pub(crate) fn ungranted(&self) -> usize {
         let under_way = self.granted + self.queue.len() + self.occupied();
-        (self.size + self.prefetch).saturating_sub(under_way)
+        let prefetch = if self.is_cut { 0 } else { self.prefetch };
+        (self.usable() + prefetch).saturating_sub(under_way)
     }
 
     /// Asks for as many attempts as there is room for.
@@ -81,6 +85,19 @@ impl Slots {
         let credits = u32::try_from(self.ungranted()).unwrap_or(u32::MAX);
         self.granted += credits as usize;
         credits
+    }
+
+    /// Uses half of the slots from now on, or all of them.
+    pub(crate) fn cut(&mut self, is_cut: bool) {
+        self.is_cut = is_cut;
+    }
+
+    fn usable(&self) -> usize {
+        if self.is_cut {
+            self.size.div_ceil(2)
+        } else {
+            self.size
+        }
     }
 
     fn occupied(&self) -> usize {
@@ -102,7 +119,7 @@ impl Slots {
 
     /// Whether [`Slots::start_next`] would start something.
     pub(crate) fn can_start(&self) -> bool {
-        !self.queue.is_empty() && self.occupied() < self.size
+        !self.queue.is_empty() && self.occupied() < self.usable()
     }
 
     /// Starts the next attempt, if one waits and a slot is free. Gives its outcome if it ended at once.

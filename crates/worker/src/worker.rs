@@ -12,11 +12,12 @@ use crate::builder::WorkerBuilder;
 use crate::chunk_spool::ChunkSpool;
 use crate::config::WorkerConfig;
 use crate::connection::{OpenError, Target, waits};
+use crate::end::WorkerEnd;
 use crate::error::WorkerError;
 use crate::executor::batch::Gatherer;
 use crate::executor::isolated::Role;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
-use crate::memory::watch_memory;
+use crate::memory::{Relief, watch_memory};
 use crate::session::{Held, Session, SessionEnd};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -29,6 +30,7 @@ pub struct Worker {
     executors: Executors,
     gatherers: Vec<Gatherer>,
     role: Option<Role>,
+    reliefs: Vec<Relief>,
 }
 
 impl Worker {
@@ -43,6 +45,7 @@ impl Worker {
         executors: Executors,
         gatherers: Vec<Gatherer>,
         role: Option<Role>,
+        reliefs: Vec<Relief>,
     ) -> Self {
         Self {
             config,
@@ -50,6 +53,7 @@ impl Worker {
             executors,
             gatherers,
             role,
+            reliefs,
         }
     }
 
@@ -71,24 +75,45 @@ impl Worker {
     /// Runs until `shutdown` fires and the worker is drained. Connects, and connects again whenever
     /// the stream is lost, without end.
     ///
+    /// It also ends, once it is drained, when its memory stays critical: see
+    /// [`MemoryConfig::restart_after`](crate::MemoryConfig::restart_after) and [`WorkerEnd`].
+    ///
     /// In a process that runs an [isolated handler](WorkerBuilder::isolated_handler) for another worker
     /// this serves that worker instead, and the process ends here when it is no longer needed.
     ///
     /// # Errors
     /// When the coordinator refuses the worker for good, or outcomes could not be delivered in time
     /// after `shutdown` fired.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<WorkerEnd, WorkerError> {
+        if let Some(role) = self.role.take() {
+            let lost = role.serve().await;
+            return lost.map(|never| match never {}).map_err(WorkerError::Child);
+        }
+        let stop = shutdown.child_token();
+        let served = self.serve(stop.clone()).await;
+        if shutdown.is_cancelled() || !stop.is_cancelled() {
+            return served.map(|()| WorkerEnd::Stopped);
+        }
+        match served {
+            Ok(()) => {}
+            // Their tasks are tried again when the leases end.
+            Err(WorkerError::Unacknowledged(outcomes)) => {
+                tracing::warn!(outcomes, "outcomes are given up");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(WorkerEnd::OutOfMemory)
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         let Self {
             config,
             target,
             executors,
             gatherers,
-            role,
+            role: _,
+            reliefs,
         } = self;
-        if let Some(role) = role {
-            let lost = role.serve().await;
-            return lost.map(|never| match never {}).map_err(WorkerError::Child);
-        }
         for gatherer in gatherers {
             levelflow_runtime::task::spawn("gatherer", gatherer(shutdown.clone()));
         }
@@ -109,7 +134,7 @@ impl Worker {
             chunks,
             spool: Spool::new(config.spool_outcomes, config.spool_bytes),
             ended,
-            memory: watch_memory(&config.memory),
+            memory: watch_memory(&config.memory, reliefs, shutdown.clone()),
         };
         let mut shutdown = Shutdown::new(shutdown, config.drain_timeout.0, grace);
         let mut next_waits = waits();

@@ -22,7 +22,8 @@ async fn main() -> anyhow::Result<()> {
         })
         .cpu_handler("count_words", |_, count: Count| Ok(most_used(&count)))
         .build()?;
-    Ok(worker.run(on_signal()?).await?)
+    // Anew, should it have ended because its memory stayed full.
+    Ok(worker.run(on_signal()?).await?.restart_program()?)
 }
 
 fn most_used(count: &Count) -> Vec<(String, usize)> {

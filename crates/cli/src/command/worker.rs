@@ -73,6 +73,7 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
     } else {
         context.print(&format!("worker {} for {address}", worker.id()))?;
     }
-    worker.run(context.interrupt.clone()).await?;
+    let ended = worker.run(context.interrupt.clone()).await?;
+    ended.restart_program().map_err(CliError::Restart)?;
     Ok(Exit::Success)
 }

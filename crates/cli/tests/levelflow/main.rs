@@ -19,6 +19,8 @@ mod harness;
 mod http;
 mod https;
 #[cfg(target_os = "linux")]
+mod leak;
+#[cfg(target_os = "linux")]
 mod memory;
 mod offline;
 mod own_worker;

@@ -94,7 +94,8 @@ async fn is_a_worker() {
         .blocking_handler("block", perform)
         .isolated_handler("isolated", options, perform);
     let worker = worker.build().unwrap();
-    worker.run(on_signal().unwrap()).await.unwrap();
+    let ended = worker.run(on_signal().unwrap()).await.unwrap();
+    ended.restart_program().unwrap();
 }
 
 fn start_worker(address: &str) -> Running {

@@ -29,6 +29,15 @@ pub struct MemoryConfig {
     pub window: HumanDuration,
     /// The time between samples.
     pub interval: HumanDuration,
+    /// Whether the worker uses only half of its slots while it is at the warning limit.
+    pub cut_slots: bool,
+    /// Whether it takes no tasks of low priority meanwhile.
+    pub park_low: bool,
+    /// How long it may be at the critical limit before it drains and ends, so that its program starts
+    /// anew; a worker that also leaks does so at once. 0s for never.
+    pub restart_after: HumanDuration,
+    /// The time that a worker has to have run for before it does so.
+    pub restart_interval: HumanDuration,
 }
 
 impl Default for MemoryConfig {
@@ -39,6 +48,10 @@ impl Default for MemoryConfig {
             leak_mib_per_second: 10,
             window: HumanDuration(Duration::from_secs(10)),
             interval: HumanDuration(Duration::from_secs(1)),
+            cut_slots: true,
+            park_low: true,
+            restart_after: HumanDuration(Duration::from_secs(10)),
+            restart_interval: HumanDuration(Duration::from_secs(60)),
         }
     }
 }

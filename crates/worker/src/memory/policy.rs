@@ -6,7 +6,6 @@ use std::time::Duration;
 use levelflow_common::alert::MemoryAlertCause;
 use levelflow_proto::v1;
 
-use super::MemoryState;
 use super::config::MemoryConfig;
 
 /// Bytes in a MiB.
@@ -99,14 +98,12 @@ impl Policy {
         }
     }
 
-    pub(super) fn state(&self) -> MemoryState {
-        MemoryState {
-            level: self.level(),
-            growth: self.growth(),
-        }
+    /// Whether it has grown steadily, and does not shrink yet.
+    pub(super) fn leaks(&self) -> bool {
+        self.leak.is_exceeded
     }
 
-    fn level(&self) -> Level {
+    pub(super) fn level(&self) -> Level {
         if self.critical.is_exceeded {
             Level::Critical
         } else if self.warning.is_exceeded {
@@ -156,6 +153,17 @@ impl Policy {
             limit,
         };
         changed.into_iter().map(alert).collect()
+    }
+
+    /// An alert that has no limit of its own: it comes of being critical.
+    pub(super) fn alert(&self, cause: MemoryAlertCause, resident: u64) -> Alert {
+        Alert {
+            cause,
+            is_over: false,
+            resident,
+            growth: self.growth(),
+            limit: self.critical.bytes,
+        }
     }
 
     /// Whether the samples span a window and the growth from each to the next is above the limit.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use levelflow_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use levelflow_proto::{PROTOCOL_VERSION, v1};
-use levelflow_worker::{CancellationToken, HttpPool, Worker, WorkerBuilder, WorkerError};
+use levelflow_worker::{
+    CancellationToken, HttpPool, Worker, WorkerBuilder, WorkerEnd, WorkerError,
+};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -222,7 +224,7 @@ pub(crate) fn attempt(token: u64, handler: &str, input: &str) -> v1::Attempt {
 pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
     pub(crate) http_pool: HttpPool,
-    ended: JoinHandle<Result<(), WorkerError>>,
+    ended: JoinHandle<Result<WorkerEnd, WorkerError>>,
 }
 
 impl Running {
@@ -238,7 +240,15 @@ impl Running {
     }
 
     pub(crate) async fn ended(self) -> Result<(), WorkerError> {
-        soon(self.ended).await.unwrap()
+        let ended = soon(self.ended).await.unwrap()?;
+        assert_eq!(ended, WorkerEnd::Stopped);
+        Ok(())
+    }
+
+    /// Waits for the end of a worker that holds too much memory.
+    pub(crate) async fn out_of_memory(self) {
+        let ended = soon(self.ended).await.unwrap().unwrap();
+        assert_eq!(ended, WorkerEnd::OutOfMemory);
     }
 }
 

@@ -137,7 +137,14 @@ async fn serves_other_tests() {
     let worker = handlers(Worker::builder(), IsolationOptions::default());
     let stop = CancellationToken::new();
     stop.cancel();
-    worker.build().unwrap().run(stop).await.unwrap();
+    worker
+        .build()
+        .unwrap()
+        .run(stop)
+        .await
+        .unwrap()
+        .restart_program()
+        .unwrap();
 }
 
 async fn start(options: IsolationOptions) -> (Session, Running) {
