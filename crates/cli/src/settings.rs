@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
-use levelflow_coordinator::{CoordinatorConfig, HttpConfig, Listen, Storage};
+use levelflow_coordinator::{AlertsConfig, CoordinatorConfig, HttpConfig, Listen, Storage};
 use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
@@ -67,6 +67,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) quarantine_after: u32,
     /// The breakers of upstreams.
     pub(crate) breaker: BreakerSettings,
+    /// Where alerts are sent to.
+    pub(crate) alerts: AlertSettings,
     /// Whether results are kept; how is said in the section of the cache.
     pub(crate) cache: bool,
 }
@@ -139,6 +141,35 @@ impl HttpSettings {
             max_watchers: self.max_watchers,
             max_body_bytes: self.max_body_bytes,
             max_buffered_bytes: self.max_buffered_bytes,
+        }
+    }
+}
+
+/// Where alerts are sent to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AlertSettings {
+    /// An `http` or `https` address that gets each alert as JSON; nowhere if not given.
+    pub(crate) webhook: Option<String>,
+    /// The longest that it may take to answer.
+    pub(crate) timeout: HumanDuration,
+}
+
+impl Default for AlertSettings {
+    fn default() -> Self {
+        let config = AlertsConfig::default();
+        Self {
+            webhook: config.webhook,
+            timeout: HumanDuration(config.timeout),
+        }
+    }
+}
+
+impl AlertSettings {
+    fn config(&self) -> AlertsConfig {
+        AlertsConfig {
+            webhook: self.webhook.clone(),
+            timeout: self.timeout.0,
         }
     }
 }
@@ -220,6 +251,7 @@ impl CoordinatorSettings {
             prepare_threads: self.prepare_threads,
             quarantine_after: self.quarantine_after,
             breaker: self.breaker.policy(),
+            alerts: self.alerts.config(),
             ..CoordinatorConfig::default()
         }
     }
@@ -239,6 +271,7 @@ impl Default for CoordinatorSettings {
             prepare_threads: config.prepare_threads,
             quarantine_after: config.quarantine_after,
             breaker: BreakerSettings::default(),
+            alerts: AlertSettings::default(),
             cache: config.cache.is_some(),
         }
     }

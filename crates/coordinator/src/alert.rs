@@ -2,7 +2,7 @@
 //!
 //! The actor owns an [`Alerts`] and gives each alert to [`Alerts::raise`], whoever found its subject: a
 //! worker that tells of its memory, or the engine with a command. From there it is logged, kept among the
-//! last [`KEPT`], and handed to whoever watches. Whatever else is to be done with every alert, such as
+//! last [`KEPT`], sent to the webhook and handed to whoever watches. Whatever else is to be done with every alert, such as
 //! counting it, belongs into `raise`.
 //!
 //! Services ask for them with `Message::Alerts`, programs around a coordinator with
@@ -14,6 +14,8 @@ use levelflow_common::alert::{Alert, AlertKind, AlertSubject, MemoryAlert, Memor
 use levelflow_common::{Timestamp, WorkerId};
 use levelflow_proto::{Enumeration as _, v1};
 use tokio::sync::broadcast;
+
+use crate::webhook::{AlertsConfig, Webhook};
 
 /// Alerts that are kept for those who come later.
 const KEPT: usize = 1_000;
@@ -31,6 +33,7 @@ pub(crate) struct Alerts {
     next_number: u64,
     counts: BTreeMap<AlertKind, u64>,
     live: broadcast::Sender<Alert>,
+    webhook: Option<Webhook>,
 }
 
 /// Alerts that were, and those that come.
@@ -48,11 +51,20 @@ impl Default for Alerts {
             next_number: 1,
             counts: BTreeMap::new(),
             live: broadcast::Sender::new(BEHIND),
+            webhook: None,
         }
     }
 }
 
 impl Alerts {
+    /// Alerts that are also sent to an address, if one is configured.
+    pub(crate) fn new(config: &AlertsConfig) -> Self {
+        Self {
+            webhook: Webhook::start(config),
+            ..Self::default()
+        }
+    }
+
     /// Tells everyone who should know.
     pub(crate) fn raise(&mut self, at: Timestamp, subject: AlertSubject) {
         log(&subject);
@@ -63,6 +75,9 @@ impl Alerts {
             subject,
         };
         self.next_number += 1;
+        if let Some(webhook) = &self.webhook {
+            webhook.send(&alert);
+        }
         // Fails when nobody watches.
         let _ = self.live.send(alert.clone());
         if self.kept.len() == KEPT {

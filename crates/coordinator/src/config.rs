@@ -9,6 +9,7 @@ use levelflow_engine::BreakerPolicy;
 
 use crate::http::HttpConfig;
 use crate::listen::Listen;
+use crate::webhook::AlertsConfig;
 
 /// Configuration of a coordinator.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct CoordinatorConfig {
     pub quarantine_after: u32,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
+    /// Where alerts are sent to.
+    pub alerts: AlertsConfig,
     /// The result cache; none if results are not kept.
     pub cache: Option<CacheConfig>,
 }
@@ -70,6 +73,7 @@ impl Default for CoordinatorConfig {
             prepare_threads: 0,
             quarantine_after: 2,
             breaker: BreakerPolicy::default(),
+            alerts: AlertsConfig::default(),
             cache: Some(CacheConfig::default()),
         }
     }
@@ -83,6 +87,9 @@ impl CoordinatorConfig {
         }
         if let Some((field, problem)) = self.http.problem() {
             return Some((format!("http.{field}"), problem));
+        }
+        if let Some((field, problem)) = self.alerts.problem() {
+            return Some((field.to_owned(), problem));
         }
         let wrong = self.cache.as_ref()?.validate().err()?;
         Some((wrong.key, wrong.problem))

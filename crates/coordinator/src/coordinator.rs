@@ -95,6 +95,7 @@ impl Coordinator {
             coordinator_id: Uuid::now_v7().to_string(),
             heartbeat_interval: config.heartbeat_interval,
             lease: config.lease,
+            alerts: config.alerts,
         });
         levelflow_runtime::task::spawn("actor", actor.run());
 

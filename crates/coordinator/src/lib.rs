@@ -19,6 +19,7 @@ mod recovery;
 mod retention;
 mod server;
 mod service;
+mod webhook;
 
 pub use alert::AlertFeed;
 pub use config::{CoordinatorConfig, Storage};
@@ -26,3 +27,4 @@ pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};
 pub use http::HttpConfig;
 pub use listen::{InvalidListen, Listen};
+pub use webhook::AlertsConfig;

@@ -41,7 +41,12 @@ impl WorkerEnd {
 }
 
 fn execute_anew() -> io::Result<Infallible> {
-    let mut command = Command::new(env::current_exe()?);
+    let mut program = env::current_exe()?;
+    if !program.exists() {
+        // The file has been replaced since; what runs here is still there under this name.
+        program = "/proc/self/exe".into();
+    }
+    let mut command = Command::new(program);
     let mut arguments = env::args_os();
     if let Some(name) = arguments.next() {
         command.arg0(name);

@@ -42,6 +42,7 @@ use crate::alert::{self, Alerts};
 use crate::clock::Clock;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
+use crate::webhook::AlertsConfig;
 
 pub(crate) use streams::TaskStream;
 
@@ -108,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) coordinator_id: String,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) lease: Duration,
+    pub(crate) alerts: AlertsConfig,
 }
 
 impl Actor {
@@ -125,7 +127,7 @@ impl Actor {
             replies: Slab::new(),
             sessions: Sessions::default(),
             watchers: Watchers::default(),
-            alerts: Alerts::default(),
+            alerts: Alerts::new(&parts.alerts),
             streams: Streams::default(),
             held: HeldEffects::default(),
             committing: VecDeque::new(),

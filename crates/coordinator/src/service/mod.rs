@@ -33,6 +33,7 @@ use crate::error::RecoveryError;
 
 pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
+pub(crate) use self::overview::alert_view;
 pub(crate) use self::session::Sessions;
 pub(crate) use self::submit::bind_inputs;
 pub(crate) use self::workflow::Workflows;

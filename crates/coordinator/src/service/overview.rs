@@ -66,7 +66,7 @@ impl Backend {
     }
 }
 
-fn alert_view(alert: &Alert) -> Result<AlertView, ApiError> {
+pub(crate) fn alert_view(alert: &Alert) -> Result<AlertView, ApiError> {
     let subject = serde_json::to_vec(&alert.subject)
         .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok(AlertView {
