@@ -296,7 +296,7 @@ mod tests {
         drop(webhook);
         sender.run(waiting).await;
         let expected = serde_json::json!({
-            "number": 1, "at": "2023-11-14T22:13:20Z", "kind": "breaker_closed", "all_clear": true,
+            "number": 1, "at": "2023-11-14T22:13:20.000Z", "kind": "breaker_closed", "all_clear": true,
             "text": "the breaker of upstream `http:h:80` closed",
             "subject": { "kind": "breaker_closed", "upstream": "http:h:80" },
         });
