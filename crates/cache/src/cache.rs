@@ -290,6 +290,12 @@ impl Cache {
         self.invalidate(&target).await
     }
 
+    /// Forgets what is in memory, and says how many entries that were: to give the memory back. Shared tiers
+    /// keep what they have.
+    pub fn clear_memory(&self) -> u64 {
+        self.inner.memory.remove_now(&Target::All)
+    }
+
     /// Keeps the results of a file with one JSON object a line; see [`WarmUp`]. Reads and packs on this
     /// thread.
     ///

@@ -368,7 +368,7 @@ impl WorkerBuilder {
             channel,
             handlers,
             guard_programs,
-            reliefs,
+            mut reliefs,
         } = self;
         config.validate()?;
         if config.id.is_empty() {
@@ -383,6 +383,8 @@ impl WorkerBuilder {
         };
         let placed = Placed::of(handlers, &config)?;
         let executors = Executors::new(placed.handlers, placed.pools, &config, guard_programs)?;
+        let cache = Arc::clone(executors.cache());
+        reliefs.push(Arc::new(move || cache.clear_memory()));
         Ok(Worker::new(
             config,
             target,

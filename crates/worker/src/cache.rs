@@ -41,6 +41,14 @@ impl WorkerCache {
         self.runtime.get_or_init(Handle::current);
     }
 
+    /// Gives back the memory of its entries.
+    pub(crate) fn clear_memory(&self) {
+        if let Some(Some(cache)) = self.started.get() {
+            let entries = cache.clear_memory();
+            tracing::info!(entries, "cache of handlers was cleared");
+        }
+    }
+
     fn get(&self) -> Option<&Cache> {
         let runtime = self.runtime.get()?;
         let start = || {

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use levelflow_common::HumanDuration;
 use levelflow_proto::v1;
+#[cfg(target_os = "linux")]
+use levelflow_worker::MemoryConfig;
 use levelflow_worker::{Context, HandlerCache, HandlerError, WorkerBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::coordinator::{Session, attempt, failure_of, outcome_of, session};
+#[cfg(target_os = "linux")]
+use crate::memory::resident_mib;
 
 /// What a handler is to put, if anything, before it gets.
 #[derive(Deserialize)]
@@ -163,4 +169,38 @@ async fn attempts_that_need_the_same_compute_it_once() {
         assert_eq!((outcome.failure, &outcome.output[..]), (None, &b"0.5"[..]));
     }
     assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_kept_goes_when_memory_is_short() {
+    let (open, gate) = watch::channel(false);
+    let memory = MemoryConfig {
+        warning_mib: resident_mib() + 128,
+        critical_mib: 0,
+        interval: HumanDuration(Duration::from_millis(10)),
+        ..MemoryConfig::default()
+    };
+    let (mut session, _worker) = session(|builder| {
+        performing(builder)
+            .memory(memory)
+            .handler("hold", move |_: Context, (): ()| {
+                let mut gate = gate.clone();
+                async move {
+                    let held = vec![1_u8; 256 * 1024 * 1024];
+                    gate.wait_for(|open| *open).await?;
+                    Ok(held.len())
+                }
+            })
+    })
+    .await;
+    let put = json!({ "key": 1, "put": 7 });
+    assert_eq!(said(&mut session, "x", "a", put).await, 7);
+    session.dispatch(vec![attempt(2, "hold", "null")]).await;
+    let sheds = |session: &Session| session.heartbeat.as_ref().is_some_and(|it| it.refuses_low);
+    session.until(sheds).await;
+    let get = json!({ "key": 1 });
+    assert_eq!(said(&mut session, "x", "a", get).await, json!(null));
+    open.send(true).unwrap();
+    assert_eq!(session.outcome().await.failure, None);
 }

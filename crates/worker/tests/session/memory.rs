@@ -13,7 +13,7 @@ use crate::coordinator::{Coordinator, Running, Session, attempt, soon};
 
 const MIB: usize = 1024 * 1024;
 
-fn resident_mib() -> usize {
+pub(crate) fn resident_mib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kib = line.unwrap().split_whitespace().nth(1).unwrap();
