@@ -52,6 +52,7 @@ async fn words_are_counted() {
     let request = v1::WatchRunRequest {
         run_id,
         after_sequence: 0,
+        ..v1::WatchRunRequest::default()
     };
     let mut updates = client.watch_run(request).await.unwrap().into_inner();
     let end = async {
