@@ -385,28 +385,37 @@ impl Inner {
 
     /// Asks the shared tiers in their order; what is found is put into those above.
     pub(crate) async fn find_shared(&self, key: &CacheKey) -> Option<Hit> {
-        let removals = self.removals.load(Ordering::Acquire);
-        for (place, shared) in self.shared.iter().enumerate() {
-            let now = (self.clock)();
-            let opened = match shared.get(key, now).await {
-                // The answer may have taken until after the entry has expired.
-                Some(sealed) => self.open(key, &sealed, (self.clock)()),
-                None => Ok(None),
-            };
-            match opened {
-                Ok(Some((packed, entry))) => {
-                    shared.lookups().hits.add(1);
-                    self.promote(key, &packed, &entry, place, removals);
-                    return Some(hit(entry, shared.kind(), now));
-                }
-                Ok(None) => {}
-                Err(Corrupt) => {
-                    shared.lookups().corrupt.add(1);
-                    shared.discard(key);
-                }
+        for place in 0..self.shared.len() {
+            if let Some(hit) = self.find_in_tier(key, place).await {
+                return Some(hit);
             }
-            shared.lookups().misses.add(1);
         }
+        None
+    }
+
+    /// Asks one of the shared tiers; what is found is put into those above.
+    pub(crate) async fn find_in_tier(&self, key: &CacheKey, place: usize) -> Option<Hit> {
+        let removals = self.removals.load(Ordering::Acquire);
+        let shared = &self.shared[place];
+        let now = (self.clock)();
+        let opened = match shared.get(key, now).await {
+            // The answer may have taken until after the entry has expired.
+            Some(sealed) => self.open(key, &sealed, (self.clock)()),
+            None => Ok(None),
+        };
+        match opened {
+            Ok(Some((packed, entry))) => {
+                shared.lookups().hits.add(1);
+                self.promote(key, &packed, &entry, place, removals);
+                return Some(hit(entry, shared.kind(), now));
+            }
+            Ok(None) => {}
+            Err(Corrupt) => {
+                shared.lookups().corrupt.add(1);
+                shared.discard(key);
+            }
+        }
+        shared.lookups().misses.add(1);
         None
     }
 

@@ -70,7 +70,7 @@ pub(crate) async fn begin(cache: &Arc<Inner>, key: &CacheKey) -> Flight {
             Some(true) => {
                 let lease = Lease::held(cache, place, key, token);
                 // Whoever had it may have put a result since this process looked.
-                match cache.find_shared(key).await {
+                match cache.find_in_tier(key, place).await {
                     Some(hit) => Some(Box::new(hit)),
                     None => return Flight::Leader(lease),
                 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ struct State {
     settings: SharedSettings,
     clock: Clock,
     breaker: Mutex<Breaker>,
+    /// The request that ended last was not answered.
+    is_silent: AtomicBool,
     queued_bytes: AtomicUsize,
     lookups: LookupCounters,
     skipped: Counter,
@@ -80,6 +82,7 @@ impl Shared {
             settings,
             clock,
             breaker: Mutex::new(Breaker::new()),
+            is_silent: AtomicBool::new(false),
             queued_bytes: AtomicUsize::new(0),
             lookups: LookupCounters::new(),
             skipped: Counter::default(),
@@ -193,7 +196,8 @@ impl Shared {
         span: Duration,
     ) -> Option<bool> {
         let state = &self.state;
-        if !state.breaker().is_closed() {
+        // The lookup before has used up the time that a task waits for a tier that does not answer.
+        if !state.breaker().is_closed() || state.is_silent.load(Ordering::Relaxed) {
             return None;
         }
         let key = *key;
@@ -263,6 +267,7 @@ impl State {
 
     /// A request that was let through has ended.
     fn ended<T>(&self, answer: Result<T, TierError>) -> Option<T> {
+        self.is_silent.store(answer.is_err(), Ordering::Relaxed);
         let opened = self.breaker().ended(Instant::now(), answer.is_err());
         let error = match answer {
             Ok(value) => return Some(value),

@@ -96,6 +96,13 @@ async fn a_tier_that_hangs_costs_its_budget_and_then_nothing() {
         took >= BUDGET && took < BUDGET + Duration::from_millis(5),
         "{took:?}"
     );
+    let started = Instant::now();
+    let flight = other.begin_flight(&key(1)).await;
+    assert!(
+        started.elapsed() < Duration::from_millis(5),
+        "the lookup waited for both"
+    );
+    drop(flight);
     for number in 2..6 {
         timed(number).await;
     }
