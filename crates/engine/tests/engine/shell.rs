@@ -633,6 +633,11 @@ impl Shell {
 
     pub(crate) fn tick(&mut self) {
         self.event(Event::Tick).unwrap();
+        // What was assigned after it may leave behind a bucket of a rate limit that is full and that nobody
+        // needs any more: its timer is due at once, and the coordinator ticks again.
+        if self.engine.next_deadline().is_some_and(|at| at <= self.now) {
+            self.event(Event::Tick).unwrap();
+        }
         assert!(
             self.engine.next_deadline().is_none_or(|at| at > self.now),
             "a timer that was due is still there"

@@ -349,9 +349,15 @@ async fn a_child_that_dies_between_attempts_is_replaced() {
     let pid = output(&mut session, &Deed::Pid).await;
     let number = i32::try_from(pid.as_i64().unwrap()).unwrap();
     kill(Pid::from_raw(number), Signal::SIGKILL).unwrap();
+    // The first thread may be gone while others still end, and until then nobody is told.
     let is_dead = async {
-        let stat = format!("/proc/{number}/stat");
-        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        let (stat, threads) = (
+            format!("/proc/{number}/stat"),
+            format!("/proc/{number}/task"),
+        );
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ")
+            || fs::read_dir(&threads).unwrap().count() > 1
+        {
             tokio::task::yield_now().await;
         }
     };
