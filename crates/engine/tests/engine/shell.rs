@@ -358,12 +358,8 @@ impl Shell {
                 assert!(ends > 0, "a result is kept before it is durable");
                 self.keeping.push((computed.key, computed.result));
             }
-            Command::GiveUp { key } => {
-                assert!(
-                    !self.cache.contains_key(&key) || self.audit.submitted.len() > 1,
-                    "nobody computes what was found"
-                );
-            }
+            // Nobody else shares the cache of this world.
+            Command::GiveUp { .. } => {}
             Command::BreakerChanged { upstream, state } => {
                 self.breakers.insert(upstream, state);
             }
