@@ -32,6 +32,7 @@ pub mod error;
 pub mod lock;
 pub mod memory;
 pub mod port;
+pub mod shards;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -46,4 +47,5 @@ pub use error::StoreError;
 pub use lock::{Owner, owner};
 pub use memory::Memory;
 pub use port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
+pub use shards::{Claimed, ClusterView, Member, MemberId, ShardState, Shards};
 pub use sqlite::Sqlite;

@@ -20,7 +20,8 @@ pub trait Store: Send + Sync + 'static {
     fn append(&self, batch: Batch) -> oneshot::Receiver<Result<(), StoreError>>;
 
     /// Opens the store for one coordinator: raises the epoch, and gives what is needed to go on. What
-    /// was appended before is either in the recovery or was not made durable and never will be.
+    /// was appended before is either in the recovery or was not made durable and never will be. Of a
+    /// store that coordinators share, it gives what is open in the shards that this one owns.
     async fn recover(&self) -> Result<Recovery, StoreError>;
 
     /// Durable records of a run after `after_sequence`, at most `limit`; none if the run is unknown.
@@ -75,9 +76,9 @@ pub struct Batch {
 /// What a coordinator starts from.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    /// Higher than at every open before.
+    /// Higher than at every open before, and than that of every other coordinator so far.
     pub epoch: u64,
-    /// The number that the next run gets.
+    /// A number above those of all runs that are known, of the shards that this is about.
     pub next_run: RunNumber,
     /// The canonical forms of the workflows of open runs.
     pub definitions: Vec<(WorkflowDigest, Bytes)>,
