@@ -47,5 +47,5 @@ pub use error::StoreError;
 pub use lock::{Owner, owner};
 pub use memory::Memory;
 pub use port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
-pub use shards::{Claimed, ClusterView, Member, MemberId, ShardState, Shards};
+pub use shards::{ClusterView, Member, MemberId, ShardState, Shards};
 pub use sqlite::Sqlite;

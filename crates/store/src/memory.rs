@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use levelflow_common::view::RunSummary;
-use levelflow_common::{RunId, Timestamp, WorkflowDigest};
+use levelflow_common::{RunId, ShardId, Timestamp, WorkflowDigest};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{Entry, Fact, Record, RunNumber};
 use tokio::sync::oneshot;
@@ -230,6 +230,7 @@ impl State {
         let digests: BTreeSet<_> = open.iter().map(|(_, run)| run.summary.digest).collect();
         Recovery {
             epoch: self.epoch,
+            shards: vec![ShardId(0)],
             next_run: RunNumber(self.last + 1),
             definitions: digests
                 .into_iter()

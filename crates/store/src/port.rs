@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levelflow_common::view::RunSummary;
-use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
+use levelflow_common::{RunId, RunStatus, ShardId, Timestamp, WorkflowDigest};
 use levelflow_engine::{Entry, Record, RunNumber};
 use tokio::sync::oneshot;
 
@@ -78,7 +78,9 @@ pub struct Batch {
 pub struct Recovery {
     /// Higher than at every open before, and than that of every other coordinator so far.
     pub epoch: u64,
-    /// A number above those of all runs that are known, of the shards that this is about.
+    /// The shards that this is about: all that the coordinator owns, or those that it just took.
+    pub shards: Vec<ShardId>,
+    /// A number above those of all runs that are known in these shards.
     pub next_run: RunNumber,
     /// The canonical forms of the workflows of open runs.
     pub definitions: Vec<(WorkflowDigest, Bytes)>,

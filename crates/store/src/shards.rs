@@ -61,15 +61,6 @@ pub struct ClusterView {
     pub shards: Vec<ShardState>,
 }
 
-/// What a claim brought.
-#[derive(Debug, Default)]
-pub struct Claimed {
-    /// The shards that are owned now; those that another one was faster to take are not among them.
-    pub shards: Vec<ShardId>,
-    /// The open runs of these shards, and an epoch above all that were given before in the cluster.
-    pub recovery: Recovery,
-}
-
 /// Leadership over the shards of a store that coordinators share.
 ///
 /// One value is one member. The store that it comes with commits for the shards that the member has
@@ -87,11 +78,12 @@ pub trait Shards: Send + Sync + 'static {
     async fn renew(&self, member: &Member, time: Duration) -> Result<ClusterView, StoreError>;
 
     /// Takes those of `shards` that nobody owns, for `time`, raises their epochs, and reads what is open
-    /// in them. What their last owner had not made durable by then never will be.
+    /// in them. What their last owner had not made durable by then never will be. Shards that another
+    /// one was faster to take are not in the answer.
     ///
     /// # Errors
     /// When the store does not answer. What was taken is then given back, or runs out.
-    async fn claim(&self, shards: &[ShardId], time: Duration) -> Result<Claimed, StoreError>;
+    async fn claim(&self, shards: &[ShardId], time: Duration) -> Result<Recovery, StoreError>;
 
     /// Gives shards away, when all that was appended for them is durable. Others may take them at once.
     ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use levelflow_common::view::{RunSummary, TaskCounts};
-use levelflow_common::{Priority, RunId, RunStatus, Timestamp, WorkflowDigest};
+use levelflow_common::{Priority, RunId, RunStatus, ShardId, Timestamp, WorkflowDigest};
 use levelflow_engine::{Record, RunNumber};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
@@ -218,6 +218,7 @@ impl Database<'_> {
             .map_err(|error| self.failed(error))?;
         Ok(Recovery {
             epoch: column::number(epoch),
+            shards: vec![ShardId(0)],
             next_run: RunNumber(column::number(last.unwrap_or(0)) + 1),
             definitions: self.open_definitions()?,
             open: self.open_journals()?,
