@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// A task leaves its gate, its queue or its worker: it ended, or waits for a time.
-    pub(crate) fn release(&mut self, key: RunKey, task: TaskIndex) {
+    pub(crate) fn release(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
         let live = std::mem::take(self.live_task(key, task));
         let run = &mut self.runs[key.0 as usize];
         match live {
@@ -68,14 +68,14 @@ impl Engine {
             LiveTask::Queued { lane, .. } => {
                 self.lanes.count(lane, false);
                 if run.has_limits {
-                    self.unclaim(key, task);
+                    self.unclaim(now, key, task);
                 }
             }
             LiveTask::Parked { lane, .. } => {
                 self.lanes.count_parked(lane, false);
-                self.unclaim(key, task);
+                self.unclaim(now, key, task);
             }
-            LiveTask::Leased(token) => self.revoke(token),
+            LiveTask::Leased(token) => self.revoke(now, token),
         }
         let run = &mut self.runs[key.0 as usize];
         run.gate.leave(&run.state, task);
@@ -186,7 +186,7 @@ impl Engine {
             }
             Ok(Preparation::Items(items)) => self.open_list(now, key, task, items),
             Ok(Preparation::Sleep(span)) => {
-                self.release(key, task);
+                self.release(now, key, task);
                 let until = now.saturating_add(span);
                 self.record(now, key, Fact::Slept { task, until });
                 self.arm(key, until, Timer::Wake(key, task));
@@ -214,7 +214,7 @@ impl Engine {
             }
         } else {
             run.lists.insert(task, list);
-            self.release(key, task);
+            self.release(now, key, task);
             self.record(now, key, Fact::Expanded { task, items });
             self.admit_gated(now, key);
         }

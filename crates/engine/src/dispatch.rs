@@ -174,8 +174,8 @@ impl Engine {
     }
 
     /// Takes a lease back; a worker that has the attempt is told to stop.
-    pub(crate) fn revoke(&mut self, token: FencingToken) {
-        if let Some(lease) = self.end_lease(token) {
+    pub(crate) fn revoke(&mut self, now: Timestamp, token: FencingToken) {
+        if let Some(lease) = self.end_lease(now, token) {
             if lease.sent {
                 self.send_stop(&lease, token);
             } else {
@@ -195,6 +195,7 @@ impl Engine {
     /// Forgets a lease, if it is that of the worker with this session.
     pub(crate) fn end_lease_of(
         &mut self,
+        now: Timestamp,
         session: SessionId,
         token: FencingToken,
     ) -> Option<Lease> {
@@ -202,11 +203,11 @@ impl Engine {
         if self.workers.get(holder).session != Some(session) {
             return None;
         }
-        self.end_lease(token)
+        self.end_lease(now, token)
     }
 
     /// Forgets a lease, without a word to anyone.
-    pub(crate) fn end_lease(&mut self, token: FencingToken) -> Option<Lease> {
+    pub(crate) fn end_lease(&mut self, now: Timestamp, token: FencingToken) -> Option<Lease> {
         let mut lease = self.leases.revoke(token)?;
         let holder = self.workers.get_mut(lease.worker);
         holder.leases -= 1;
@@ -214,7 +215,7 @@ impl Engine {
         let run = &mut self.runs[lease.run.0 as usize];
         run.leases -= 1;
         if run.has_limits {
-            lease.keys = self.unclaim(lease.run, lease.task);
+            lease.keys = self.unclaim(now, lease.run, lease.task);
         }
         if let Some(passed) = lease.passed {
             self.passed_ended(passed);

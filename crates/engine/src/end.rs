@@ -53,7 +53,7 @@ impl Engine {
                 let session = self.workers.get(lease.worker).session;
                 stops.extend(session.map(|session| (session, token)));
             } else {
-                self.release(key, task);
+                self.release(now, key, task);
             }
         }
         self.record(now, key, fact);

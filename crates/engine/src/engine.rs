@@ -307,7 +307,7 @@ impl Engine {
                 Change::Ready(_) => {}
                 Change::Ended(task) => {
                     self.count_end(key, task);
-                    self.release(key, task);
+                    self.release(now, key, task);
                     if !self.flights.is_empty() {
                         landed.push(task);
                     }

@@ -78,6 +78,8 @@ struct Flight {
 /// What becomes of those who waited.
 struct Landing {
     key: CacheKey,
+    /// Whether the task that left was the one that computed it.
+    led: bool,
     followers: VecDeque<TaskKey>,
 }
 
@@ -100,8 +102,10 @@ impl Flights {
     fn leave(&mut self, task: TaskKey) -> Option<Landing> {
         let key = self.keys.remove(&task)?;
         let mut followers = VecDeque::new();
+        let mut led = false;
         if let Some(flight) = self.flights.get_mut(&key) {
-            if flight.leader == task {
+            led = flight.leader == task;
+            if led {
                 followers = std::mem::take(&mut flight.followers);
                 self.flights.remove(&key);
             } else {
@@ -111,7 +115,11 @@ impl Flights {
         for follower in &followers {
             self.keys.remove(follower);
         }
-        Some(Landing { key, followers })
+        Some(Landing {
+            key,
+            led,
+            followers,
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -218,7 +226,7 @@ impl Engine {
             return true;
         }
         // It leaves its place to others: the one that it waits for may need it.
-        self.release(key, task);
+        self.release(now, key, task);
         *self.live_task(key, task) = LiveTask::Following(lookup.key);
         self.admit_gated(now, key);
         false
@@ -322,7 +330,7 @@ impl Engine {
             }
         }
         let Some(leader) = waiting.pop_front() else {
-            if !is_kept {
+            if landing.led && !is_kept {
                 let give_up = Command::GiveUp { key: landing.key };
                 self.command(BatchNumber::default(), give_up);
             }

@@ -36,7 +36,7 @@ impl Engine {
             duration,
             stream,
         } = ended;
-        let Some(lease) = self.end_lease_of(session, token) else {
+        let Some(lease) = self.end_lease_of(now, session, token) else {
             self.stale_results += 1;
             // It may repeat one that was accepted and is not durable yet.
             let after = self.last_batch();

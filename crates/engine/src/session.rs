@@ -140,14 +140,14 @@ impl Engine {
     }
 
     pub(crate) fn refused(&mut self, now: Timestamp, session: SessionId, token: FencingToken) {
-        if let Some(lease) = self.end_lease_of(session, token) {
+        if let Some(lease) = self.end_lease_of(now, session, token) {
             self.give_back(now, lease);
         }
     }
 
     /// Puts the task of a lease back in its queue: the attempt was never started.
     fn take_back(&mut self, now: Timestamp, token: FencingToken) {
-        if let Some(lease) = self.end_lease(token) {
+        if let Some(lease) = self.end_lease(now, token) {
             self.give_back(now, lease);
         }
     }
@@ -206,7 +206,7 @@ impl Engine {
 
     /// Ends a lease whose attempt may be running: it counts as failed.
     pub(crate) fn expire(&mut self, now: Timestamp, token: FencingToken, failure: Failure) {
-        let Some(lease) = self.end_lease(token) else {
+        let Some(lease) = self.end_lease(now, token) else {
             return;
         };
         let (key, task) = (lease.run, lease.task);

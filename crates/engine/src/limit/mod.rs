@@ -264,7 +264,12 @@ impl Engine {
     }
 
     /// Ends the claim of a task that left its queue, its place or its worker; gives the keys that it had.
-    pub(crate) fn unclaim(&mut self, key: RunKey, task: TaskIndex) -> Option<Box<LimitKeys>> {
+    pub(crate) fn unclaim(
+        &mut self,
+        now: Timestamp,
+        key: RunKey,
+        task: TaskIndex,
+    ) -> Option<Box<LimitKeys>> {
         let claim = self.limits.claims.remove(&(key, task))?;
         let keys = LimitKeys {
             concurrency: claim.concurrency.as_ref().map(|(name, _)| name.1.clone()),
@@ -277,8 +282,7 @@ impl Engine {
             let it = self.limits.bucket(bucket);
             it.tasks -= 1;
             if it.tasks == 0 {
-                let full_at = it.full_at();
-                self.arm_bucket(bucket, full_at);
+                self.forget_when_full(now, bucket);
             }
         }
         if let Some((name, _)) = &claim.concurrency {
@@ -304,13 +308,7 @@ impl Engine {
         let it = self.limits.bucket(bucket);
         it.armed = None;
         if it.tasks == 0 {
-            if it.full_at() > now {
-                let full_at = it.full_at();
-                self.arm_bucket(bucket, full_at);
-            } else {
-                let forgotten = self.limits.buckets.remove(bucket.0 as usize);
-                self.limits.bucket_keys.remove(&forgotten.name);
-            }
+            self.forget_when_full(now, bucket);
             return;
         }
         let mut called = Vec::new();
@@ -331,6 +329,20 @@ impl Engine {
             } else {
                 self.limits.move_to(task, Stage::WaitsForSlot);
             }
+        }
+    }
+
+    /// Forgets a bucket that no task knows, now or when it is full.
+    fn forget_when_full(&mut self, now: Timestamp, bucket: BucketKey) {
+        let full_at = self.limits.bucket(bucket).full_at();
+        if full_at > now {
+            self.arm_bucket(bucket, full_at);
+            return;
+        }
+        let forgotten = self.limits.buckets.remove(bucket.0 as usize);
+        self.limits.bucket_keys.remove(&forgotten.name);
+        if let Some(armed) = forgotten.armed {
+            self.timers.disarm(armed, Timer::Refill(bucket));
         }
     }
 

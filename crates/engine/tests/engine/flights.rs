@@ -188,6 +188,31 @@ fn the_next_computes_when_the_first_cannot() {
 }
 
 #[test]
+fn others_may_compute_what_the_last_one_here_gave_up() {
+    let mut shell = Shell::with_worker(9);
+    let definition = flow([cached("a", &json!({}))]);
+    let runs: Vec<_> = (0..3).map(|_| submit(&mut shell, &definition)).collect();
+    shell.cancel(runs[2]).unwrap();
+    shell.settle();
+    assert!(shell.given_up.is_empty(), "one that waited is not missed");
+    shell.finish("a", permanent(Code::HandlerFailed));
+    assert!(shell.given_up.is_empty(), "the second computes it");
+    shell.finish("a", permanent(Code::HandlerFailed));
+    assert_eq!(shell.given_up.len(), 1);
+
+    submit_with(&mut shell, &definition, CacheUse::Refresh);
+    shell.finish("a", permanent(Code::HandlerFailed));
+    submit(&mut shell, &definition);
+    shell.finish("a", Ok(Bytes::from_static(b"1")));
+    assert_eq!(shell.state(runs[1]).status, RunStatus::Failed);
+    assert_eq!(
+        shell.given_up.len(),
+        1,
+        "it had no right to give up, or its result is kept"
+    );
+}
+
+#[test]
 fn failures_are_remembered_where_that_is_asked_for() {
     let mut shell = Shell::with_worker(9);
     let definition = flow([cached("a", &json!({ "on_error": "1m" }))]);

@@ -49,6 +49,8 @@ pub(crate) struct Shell {
     pub(crate) cache: Cache,
     /// What is on its way there.
     pub(crate) keeping: Vec<(CacheKey, Result<Output, Failure>)>,
+    /// The results that nobody computes any more, though nobody has them.
+    pub(crate) given_up: Vec<CacheKey>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
     requests: BTreeMap<ReplyId, Request>,
     committing: VecDeque<Gathered>,
@@ -94,6 +96,7 @@ impl Shell {
             answered: Vec::new(),
             cache: Cache::new(),
             keeping: Vec::new(),
+            given_up: Vec::new(),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
             committing: VecDeque::new(),
@@ -358,8 +361,7 @@ impl Shell {
                 assert!(ends > 0, "a result is kept before it is durable");
                 self.keeping.push((computed.key, computed.result));
             }
-            // Nobody else shares the cache of this world.
-            Command::GiveUp { .. } => {}
+            Command::GiveUp { key } => self.given_up.push(key),
             Command::BreakerChanged { upstream, state } => {
                 self.breakers.insert(upstream, state);
             }
@@ -629,11 +631,6 @@ impl Shell {
 
     pub(crate) fn tick(&mut self) {
         self.event(Event::Tick).unwrap();
-        // What was assigned after it may leave behind a bucket of a rate limit that is full and that nobody
-        // needs any more: its timer is due at once, and the coordinator ticks again.
-        if self.engine.next_deadline().is_some_and(|at| at <= self.now) {
-            self.event(Event::Tick).unwrap();
-        }
         assert!(
             self.engine.next_deadline().is_none_or(|at| at > self.now),
             "a timer that was due is still there"
