@@ -20,11 +20,15 @@ use tokio::sync::watch;
 /// The cache, and what this coordinator computes for all that share it.
 pub(crate) struct ResultCache {
     cache: Cache,
-    /// Lookups of shared tiers that are under way. Tasks of this coordinator that need the same wait for
-    /// the answer to one.
-    asked: Mutex<HashMap<CacheKey, watch::Receiver<Option<Answer>>>>,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    /// Lookups of shared tiers. Tasks of this coordinator that need the same wait for the answer to one.
+    asked: HashMap<CacheKey, watch::Receiver<Option<Answer>>>,
     /// Rights to compute, until the result is kept.
-    leases: Mutex<HashMap<CacheKey, Lease>>,
+    leases: HashMap<CacheKey, Lease>,
 }
 
 /// The answer of the shared tiers: what was found, or that this coordinator is to compute.
@@ -34,8 +38,7 @@ impl ResultCache {
     pub(crate) fn new(cache: Cache) -> Self {
         Self {
             cache,
-            asked: Mutex::default(),
-            leases: Mutex::default(),
+            under_way: Mutex::default(),
         }
     }
 
@@ -54,7 +57,7 @@ impl ResultCache {
     pub(crate) async fn elsewhere(&self, key: CacheKey) -> Option<Found> {
         loop {
             let (mut answer, first) = {
-                let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                let asked = &mut self.under_way().asked;
                 match asked.get(&key) {
                     Some(answer) => (answer.clone(), None),
                     None => {
@@ -72,10 +75,7 @@ impl ResultCache {
                 continue;
             };
             let found = self.ask(key).await;
-            self.asked
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&key);
+            self.under_way().asked.remove(&key);
             first.send_replace(Some(found.clone()));
             return found;
         }
@@ -85,7 +85,7 @@ impl ResultCache {
         if let Some(hit) = self.cache.lookup_shared(&key).await {
             return Some(found(hit));
         }
-        if self.leases().contains_key(&key) {
+        if self.under_way().leases.contains_key(&key) {
             return None;
         }
         let lease = match self.cache.begin_flight(&key).await {
@@ -97,13 +97,15 @@ impl ResultCache {
             },
         };
         if let Some(lease) = lease {
-            self.leases().insert(key, lease);
+            self.under_way().leases.insert(key, lease);
         }
         None
     }
 
-    fn leases(&self) -> MutexGuard<'_, HashMap<CacheKey, Lease>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a result in. Packs it on this thread.
@@ -142,7 +144,7 @@ impl ResultCache {
 
     /// Nobody here computes a result any more: another coordinator may.
     pub(crate) fn give_up(&self, key: CacheKey) {
-        let lease = self.leases().remove(&key);
+        let lease = self.under_way().leases.remove(&key);
         drop(lease);
     }
 }

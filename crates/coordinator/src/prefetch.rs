@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{CacheUse, Priority, RunId};
 use levelflow_engine::{Definition, PREFETCH_LABEL, Submitted};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -17,8 +15,6 @@ use crate::service::{Backend, bind_inputs};
 
 /// Runs that may wait to be computed ahead; those that come when as many wait are left out.
 pub(crate) const QUEUE: usize = 256;
-/// The time between looks whether anything else is to do.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A run to compute ahead.
 #[derive(Debug)]
@@ -39,7 +35,8 @@ pub(crate) async fn compute(
 ) {
     let compute = async {
         while let Some(wanted) = wanted.recv().await {
-            if !is_idle(&backend).await || run(&backend, wanted).await.is_none() {
+            let idle = backend.ask(|reply| Message::Idle { reply }).await;
+            if idle.is_err() || run(&backend, wanted).await.is_none() {
                 return;
             }
         }
@@ -47,17 +44,6 @@ pub(crate) async fn compute(
     tokio::select! {
         () = stop.cancelled() => {}
         () = compute => {}
-    }
-}
-
-/// Waits until no run is open; false when the coordinator stops.
-async fn is_idle(backend: &Backend) -> bool {
-    loop {
-        match backend.ask(|reply| Message::Overview { reply }).await {
-            Ok(overview) if overview.open_runs == 0 => return true,
-            Ok(_) => sleep(LOOK_EVERY).await,
-            Err(_) => return false,
-        }
     }
 }
 

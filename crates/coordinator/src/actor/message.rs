@@ -77,6 +77,8 @@ pub(crate) enum Message {
     },
     /// A client asks how much is under way.
     Overview { reply: oneshot::Sender<Overview> },
+    /// Whoever has work for later waits until no run is open.
+    Idle { reply: oneshot::Sender<()> },
     /// A client watches a run; none if it is not open.
     Watch {
         run_id: RunId,

@@ -71,6 +71,8 @@ pub(crate) struct Actor {
     heartbeat_interval: Duration,
     lease: Duration,
     replies: Slab<PendingReply>,
+    /// Those who wait until no run is open.
+    idle: Vec<oneshot::Sender<()>>,
     sessions: Sessions,
     watchers: Watchers,
     alerts: Alerts,
@@ -125,6 +127,7 @@ impl Actor {
             heartbeat_interval: parts.heartbeat_interval,
             lease: parts.lease,
             replies: Slab::new(),
+            idle: Vec::new(),
             sessions: Sessions::default(),
             watchers: Watchers::default(),
             alerts: Alerts::new(&parts.alerts),
@@ -190,6 +193,11 @@ impl Actor {
         self.take_effects(now);
         self.commit();
         self.sessions.flush();
+        if !self.idle.is_empty() && self.engine.load().open_runs == 0 {
+            for reply in self.idle.drain(..) {
+                let _ = reply.send(());
+            }
+        }
     }
 
     fn commit(&mut self) {
@@ -309,6 +317,7 @@ impl Actor {
             }
             Message::Workers { reply } => drop(reply.send(self.workers())),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
+            Message::Idle { reply } => self.idle.push(reply),
             Message::Watch {
                 run_id,
                 chunks,
