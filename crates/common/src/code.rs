@@ -102,6 +102,8 @@ codes! {
     ShuttingDown = "shutting_down", Unavailable;
     /// The store did not answer or refused.
     StoreUnavailable = "store_unavailable", Unavailable;
+    /// The run belongs to a shard that another coordinator has, or that is about to change hands.
+    ShardElsewhere = "shard_elsewhere", Unavailable;
     /// Stored data is damaged.
     StoreCorrupt = "store_corrupt", Internal;
     /// The store was written by a newer version.

@@ -29,6 +29,9 @@ impl Engine {
     /// As [`Engine::admit`], for a task that has been admitted before.
     pub(crate) fn readmit(&mut self, now: Timestamp, key: RunKey, task: TaskIndex) {
         let run = &mut self.runs[key.0 as usize];
+        if run.is_leaving {
+            return;
+        }
         let remaining = run.profile.remaining[run.state.defined(task).0 as usize];
         if run.gate.enter(&run.state, task, remaining) {
             self.begin(now, key, task);
@@ -339,7 +342,8 @@ impl Engine {
         upstream: Option<UpstreamKey>,
         keys: Option<&LimitKeys>,
     ) {
-        if self.run(key).state.status == RunStatus::Running {
+        let run = self.run(key);
+        if run.state.status == RunStatus::Running && !run.is_leaving {
             self.enqueue(now, key, task, input, upstream, keys);
         } else {
             let run = &mut self.runs[key.0 as usize];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use levelflow_common::limits;
+use levelflow_common::{ShardCount, limits};
 
 use crate::breaker::BreakerPolicy;
 
@@ -11,6 +11,8 @@ use crate::breaker::BreakerPolicy;
 pub struct Config {
     /// Higher than that of any engine before on the same store; the high part of every fencing token.
     pub epoch: u64,
+    /// How many shards the store has. An engine has all of one shard, and of more those that it takes up.
+    pub shards: ShardCount,
     /// Where the jitter of retries starts.
     pub seed: u64,
     /// How often workers send heartbeats.
@@ -42,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             epoch: 1,
+            shards: ShardCount::ONE,
             seed: 0,
             heartbeat_interval: Duration::from_secs(5),
             lease: Duration::from_secs(15),

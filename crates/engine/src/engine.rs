@@ -21,6 +21,7 @@ use crate::outcome::AttemptEnd;
 use crate::record::{Entry, Fact, Record, RunNumber, TaskIndex};
 use crate::rejection::Rejection;
 use crate::run::Change;
+use crate::shards::OwnedShards;
 use crate::timer::Timers;
 use crate::upstream::Upstreams;
 use crate::worker::Workers;
@@ -48,6 +49,7 @@ pub struct Engine {
     pub(crate) sweep_at: Option<Timestamp>,
     pub(crate) measured: Measured,
     pub(crate) next_run: RunNumber,
+    pub(crate) shards: OwnedShards,
     pub(crate) open_runs: usize,
     pub(crate) stale_results: u64,
     pub(crate) counters: Counters,
@@ -98,6 +100,7 @@ pub struct Load {
 impl Engine {
     /// An engine without runs; the next submit gets the number `next_run`.
     pub fn new(config: Config, next_run: RunNumber) -> Self {
+        let shards = OwnedShards::new(config.shards);
         Self {
             leases: Leases::new(config.epoch),
             upstreams: Upstreams::new(config.breaker.clone()),
@@ -114,6 +117,7 @@ impl Engine {
             sweep_at: None,
             measured: Measured::default(),
             next_run,
+            shards,
             open_runs: 0,
             stale_results: 0,
             counters: Counters::default(),

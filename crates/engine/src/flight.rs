@@ -315,9 +315,13 @@ impl Engine {
         };
         let mut waiting = VecDeque::new();
         for (key, task) in landing.followers {
-            let state = &self.run(key).state;
+            let run = self.run(key);
+            let state = &run.state;
             // What ended together with the leader waits for nothing, and was taken out of its place.
-            if state.status != RunStatus::Running || state.task(task).status.is_terminal() {
+            if state.status != RunStatus::Running
+                || run.is_leaving
+                || state.task(task).status.is_terminal()
+            {
                 continue;
             }
             *self.live_task(key, task) = LiveTask::Idle;

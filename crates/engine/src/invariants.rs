@@ -45,8 +45,17 @@ impl Engine {
         assert_eq!(self.open_runs, open, "open runs are miscounted");
         assert_eq!(self.by_id.len(), self.runs.len(), "the index has a gap");
         for (run_id, &key) in &self.by_id {
-            let state = &self.run(key).state;
-            assert_eq!(state.submitted.run_id, *run_id, "the index is wrong");
+            let run = self.run(key);
+            assert_eq!(run.state.submitted.run_id, *run_id, "the index is wrong");
+            let shard = self.shard_of(*run_id);
+            assert!(
+                run.state.status.is_terminal() || self.shards.has(shard),
+                "a run is open in a shard of another"
+            );
+            assert!(
+                run.state.status.is_terminal() || run.is_leaving != self.check_shard(shard).is_ok(),
+                "a run leaves exactly when its shard does"
+            );
         }
     }
 
@@ -287,7 +296,8 @@ impl Engine {
             {
                 continue;
             }
-            if run.state.status != RunStatus::Running || task.status.is_terminal() {
+            if run.state.status != RunStatus::Running || run.is_leaving || task.status.is_terminal()
+            {
                 continue;
             }
             let spec = &run.state.definition.tasks[run.state.defined(index).0 as usize];

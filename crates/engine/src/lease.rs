@@ -61,6 +61,20 @@ impl Leases {
         }
     }
 
+    /// Makes the tokens that come higher than all of the epochs before.
+    pub(crate) fn raise_epoch(&mut self, epoch: u64) {
+        let first = (epoch << EPOCH_SHIFT) + 1;
+        if first <= self.first + self.recent.len() as u64 {
+            return;
+        }
+        for (token, lease) in (self.first..).zip(self.recent.drain(..)) {
+            if let Some(lease) = lease {
+                self.old.insert(FencingToken(token), lease);
+            }
+        }
+        self.first = first;
+    }
+
     pub(crate) fn grant(&mut self, lease: Lease) -> FencingToken {
         let token = FencingToken(self.first + self.recent.len() as u64);
         self.recent.push_back(Some(lease));

@@ -38,6 +38,7 @@ mod recovery;
 mod rejection;
 pub mod run;
 mod session;
+mod shards;
 mod submit;
 pub mod task;
 mod timer;

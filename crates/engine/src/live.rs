@@ -35,6 +35,8 @@ pub(crate) struct LiveRun {
     pub(crate) leases: u32,
     /// Set while the outputs are evaluated.
     pub(crate) rendering: Option<Ticket>,
+    /// Whether nothing more of it starts here, because its shard is about to be given away.
+    pub(crate) is_leaving: bool,
     /// Timers to disarm when the run is evicted; may name some that have gone off.
     pub(crate) timers: Vec<(Timestamp, Timer)>,
 }
@@ -222,6 +224,21 @@ impl Gate {
         self.outside.clear();
         self.lists.clear();
         self.limit = Some(0);
+    }
+
+    /// Forgets what waits, and still counts what is inside.
+    pub(crate) fn forget_waiting(&mut self, state: &RunState) {
+        for (_, _, task) in std::mem::take(&mut self.outside) {
+            let defined = state.defined(task);
+            if defined != task
+                && let Some(list) = self.lists.get_mut(&defined)
+            {
+                list.inside -= 1;
+            }
+        }
+        for list in self.lists.values_mut() {
+            list.outside.clear();
+        }
     }
 
     /// Checks the gate against the tasks that passed it or wait at it.

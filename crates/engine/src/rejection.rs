@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use levelflow_common::{Code, RunId, RunStatus};
+use levelflow_common::{Code, RunId, RunStatus, ShardId};
+
+/// How long it may take until a shard has its next owner.
+const MOVES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why the engine refuses an event. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +57,9 @@ pub enum Rejection {
     /// Another process with a live session has the worker's name.
     #[error("another process with a live session has the worker id `{0}`")]
     WorkerIdTaken(Arc<str>),
+    /// The run belongs to a shard that this engine has not, or is about to give away.
+    #[error("shard {0} belongs to another coordinator, or is about to; try again")]
+    ShardElsewhere(ShardId),
 }
 
 impl Rejection {
@@ -67,6 +73,7 @@ impl Rejection {
             Self::RunEnded { .. } => Code::RunEnded,
             Self::TaskNotFound { .. } => Code::TaskNotFound,
             Self::WorkerIdTaken(_) => Code::WorkerIdTaken,
+            Self::ShardElsewhere(_) => Code::ShardElsewhere,
         }
     }
 
@@ -76,6 +83,7 @@ impl Rejection {
             Self::QueueFull { retry_after, .. } | Self::TooManyRuns { retry_after, .. } => {
                 Some(*retry_after)
             }
+            Self::ShardElsewhere(_) => Some(MOVES_WITHIN),
             _ => None,
         }
     }

@@ -27,6 +27,8 @@ impl Engine {
         submitted: Submitted,
         definition: &Arc<Definition>,
     ) -> Result<(), Rejection> {
+        let shard = self.shard_of(submitted.run_id);
+        self.check_shard(shard)?;
         self.forget_faded_keys(now);
         if let Some(key) = &submitted.key
             && let Some(known) = self
@@ -49,8 +51,7 @@ impl Engine {
 
         let run_id = submitted.run_id;
         let submitted = Arc::new(submitted);
-        let number = self.next_run;
-        self.next_run.0 += 1;
+        let number = self.number_run(now, shard);
         let batch = self.gathering();
         let (key, new) = self.open(number, submitted.clone(), definition.clone(), batch);
         if new {
@@ -100,6 +101,7 @@ impl Engine {
             recorded_in: (BatchNumber(0), 0),
             leases: 0,
             rendering: None,
+            is_leaving: false,
             timers: Vec::new(),
             state,
         };

@@ -1,12 +1,15 @@
 //! The guarantees, under random workflows and random faults.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::Durability;
-use levelflow_common::{CacheUse, Code, Failure, FencingToken, Priority, Timestamp, UpstreamCall};
+use levelflow_common::{
+    CacheUse, Code, Failure, FencingToken, Priority, ShardCount, ShardId, Timestamp, UpstreamCall,
+};
 use levelflow_engine::event::{Intake, SessionId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{BreakerPolicy, Config, Definition, Event, Rejection};
@@ -14,12 +17,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::definitions::define;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
 const WORKERS: usize = 3;
+const SHARDS: u16 = 3;
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -54,6 +59,9 @@ enum Step {
     WaitForDeadline,
     ResetBreaker(Index),
     Crash,
+    Withdraw(u16),
+    GiveAway(u16),
+    TakeUp,
     Settle,
 }
 
@@ -148,6 +156,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::WaitForDeadline),
         1 => any::<Index>().prop_map(Step::ResetBreaker),
         3 => Just(Step::Crash),
+        1 => (0..SHARDS).prop_map(Step::Withdraw),
+        2 => (0..SHARDS).prop_map(Step::GiveAway),
+        4 => Just(Step::TakeUp),
         4 => Just(Step::Settle),
     ]
 }
@@ -298,6 +309,7 @@ struct World {
 impl World {
     fn new(workflows: Vec<Value>) -> Self {
         let config = Config {
+            shards: ShardCount::new(SHARDS).unwrap(),
             ageing: Duration::from_secs(5),
             max_queue: 40,
             max_open_runs: 12,
@@ -361,6 +373,13 @@ impl World {
             .as_ref()
             .map(|key| (submitted.tenant.clone(), key.key.clone()));
         let known = name.and_then(|name| shell.audit.keys.get(&name).copied());
+        let shards = shell.config.shards;
+        if let Some(key) = &submitted.key {
+            let shard = shards.of_key(&submitted.tenant, &key.key);
+            let fresh = Uuid::from_bytes(*submitted.run_id.as_bytes());
+            submitted.run_id = shards.run_id(shard, fresh);
+        }
+        let shard = shards.of_run(submitted.run_id);
         let refused = shell.submit(submitted).err();
         match (known, refused) {
             (Some((run_id, [before, ..])), refused) => {
@@ -370,6 +389,10 @@ impl World {
             (None, Some(Rejection::KeyReused { .. })) => assert!(key.is_some()),
             (None, Some(Rejection::QueueFull { waiting, .. })) => assert!(waiting >= 40),
             (None, Some(Rejection::TooManyRuns { open, .. })) => assert_eq!(open, 12),
+            (None, Some(Rejection::ShardElsewhere(refused))) => {
+                let is_open = shell.engine.open_shards().any(|open| open == shard);
+                assert!(refused == shard && !is_open);
+            }
             (None, Some(other)) => panic!("{other}"),
             (None, None) => {}
         }
@@ -514,6 +537,17 @@ impl World {
                 }
             }
             Step::Crash => shell.crash(),
+            Step::Withdraw(shard) => {
+                let now = shell.now;
+                shell.engine.withdraw(now, &[ShardId(shard)]);
+                shell.settle_event();
+            }
+            Step::GiveAway(shard) => {
+                if !shell.away.contains(&ShardId(shard)) {
+                    shell.give_away(&[ShardId(shard)].into());
+                }
+            }
+            Step::TakeUp => shell.take_up(&shell.away.clone()),
             Step::Settle => shell.settle(),
         }
     }
@@ -527,6 +561,12 @@ impl World {
 
     /// No more faults: every run ends in bounded time.
     fn heal(&mut self) {
+        let shell = &mut self.shell;
+        let all: BTreeSet<_> = shell.config.shards.all().collect();
+        let open: BTreeSet<_> = shell.engine.open_shards().collect();
+        let left = &(&all - &open) - &shell.away;
+        shell.give_away(&left);
+        shell.take_up(&shell.away.clone());
         for worker in 0..WORKERS {
             self.shell.workers[worker].intake = Intake::All;
             self.shell.join(worker).unwrap();

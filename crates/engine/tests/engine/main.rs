@@ -21,6 +21,7 @@ mod progress;
 mod quarantine;
 mod recovery;
 mod retries;
+mod shards;
 mod shell;
 mod size;
 mod timeouts;

@@ -1,6 +1,6 @@
 //! The shell around the engine: store, clients, workers and time, all under the control of a test.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use levelflow_common::chunk::pack;
 use levelflow_common::{
     AttemptResult, CacheKey, CacheUse, Code, Failure, FencingToken, Priority, RunId, RunStatus,
-    TaskStatus, Timestamp, UpstreamCall, UpstreamReport, WorkflowDigest,
+    ShardId, TaskStatus, Timestamp, UpstreamCall, UpstreamReport, WorkflowDigest,
 };
 use levelflow_engine::command::{Answer, Prepare, Quarantined, RenderOutputs};
 use levelflow_engine::event::{ReplyId, SessionId};
@@ -49,6 +49,10 @@ pub(crate) struct Shell {
     pub(crate) cache: Cache,
     /// What is on its way there.
     pub(crate) keeping: Vec<(CacheKey, Result<Output, Failure>)>,
+    /// Shards that another engine has, for all that this one knows.
+    pub(crate) away: BTreeSet<ShardId>,
+    /// Leases of before the last crash have tokens below this.
+    crashed_at: FencingToken,
     /// The results that nobody computes any more, though nobody has them.
     pub(crate) given_up: Vec<CacheKey>,
     definitions: BTreeMap<WorkflowDigest, Arc<Definition>>,
@@ -78,8 +82,11 @@ pub(crate) fn stream(token: FencingToken) -> Option<Box<RecordedStream>> {
 
 impl Shell {
     pub(crate) fn new(config: Config) -> Self {
+        let mut engine = Engine::new(config.clone(), RunNumber(1));
+        let all: Vec<_> = config.shards.all().collect();
+        engine.take_up(config.epoch, &all, RunNumber(1));
         Self {
-            engine: Engine::new(config.clone(), RunNumber(1)),
+            engine,
             now: Timestamp::from_micros(1_000_000_000),
             workers: Vec::new(),
             prepares: Vec::new(),
@@ -97,6 +104,8 @@ impl Shell {
             cache: Cache::new(),
             keeping: Vec::new(),
             given_up: Vec::new(),
+            away: BTreeSet::new(),
+            crashed_at: FencingToken(config.epoch << 44),
             definitions: BTreeMap::new(),
             requests: BTreeMap::new(),
             committing: VecDeque::new(),
@@ -120,7 +129,9 @@ impl Shell {
         let id = self.next_id();
         let workflow = &definition.workflow;
         Submitted {
-            run_id: RunId::from_slice(&u128::from(id).to_be_bytes()).unwrap(),
+            // The last bits name the shard.
+            run_id: RunId::from_slice(&(u128::from(id) << 16 | u128::from(id % 97)).to_be_bytes())
+                .unwrap(),
             digest: definition.digest,
             workflow: definition.name.clone(),
             tenant: "default".into(),
@@ -226,7 +237,7 @@ impl Shell {
         Ok(())
     }
 
-    fn settle_event(&mut self) {
+    pub(crate) fn settle_event(&mut self) {
         self.engine.assign(self.now);
         self.engine.check_invariants();
     }
@@ -565,9 +576,8 @@ impl Shell {
                 self.audit.accepted.insert(token),
                 "a second result of one lease was accepted"
             );
-            let oldest = FencingToken(self.config.epoch << 44);
             assert!(
-                token > oldest,
+                token > self.crashed_at,
                 "a result from before the crash was accepted"
             );
         }
@@ -661,11 +671,25 @@ impl Shell {
             worker.session = None;
             worker.credits = 0;
         }
+        self.away = self.config.shards.all().collect();
+        self.crashed_at = FencingToken(self.config.epoch << 44);
+        self.take_up(&self.away.clone());
+    }
+
+    /// The engine takes up shards that it has not, as another one has left them.
+    pub(crate) fn take_up(&mut self, shards: &BTreeSet<ShardId>) {
+        self.config.epoch += 1;
+        let last = self.store.keys().next_back().map_or(0, |number| number.0);
+        let taken: Vec<_> = shards.iter().copied().collect();
+        let (epoch, next) = (self.config.epoch, RunNumber(last + 1));
+        self.engine.take_up(epoch, &taken, next);
+        self.away.retain(|shard| !shards.contains(shard));
         for (&number, fold) in &self.store {
             let records = &self.journals[&number];
             let replayed = RunState::replay(number, fold.definition.clone(), records).unwrap();
             assert_eq!(replayed.view(), fold.view());
-            if !fold.status.is_terminal() {
+            let shard = self.config.shards.of_run(fold.submitted.run_id);
+            if !fold.status.is_terminal() && shards.contains(&shard) {
                 let definition = fold.definition.clone();
                 self.engine
                     .restore(self.now, number, definition, records)
@@ -674,6 +698,18 @@ impl Shell {
             }
         }
         self.settle_event();
+    }
+
+    /// The engine gives shards away, when all that it said is durable.
+    pub(crate) fn give_away(&mut self, shards: &BTreeSet<ShardId>) {
+        let given: Vec<_> = shards.iter().copied().collect();
+        self.engine.withdraw(self.now, &given);
+        self.settle_event();
+        self.flush();
+        self.commit_all();
+        self.engine.give_away(self.now, &given);
+        self.settle_event();
+        self.away.extend(shards);
     }
 
     /// Answers, commits and completes with success whatever there is, without moving time, until
