@@ -33,7 +33,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "levelflow-store",
-        may_use: &["levelflow-common", "levelflow-engine"],
+        may_use: &["levelflow-common", "levelflow-engine", "levelflow-runtime"],
     },
     Layer {
         name: "levelflow-worker",

@@ -230,7 +230,7 @@ impl RedisConfig {
             variable: &self.url_env,
             file: &self.url_file,
         };
-        address("redis", &places)
+        places.require("cache.redis")
     }
 
     pub(crate) fn settings(&self) -> SharedSettings {
@@ -269,7 +269,7 @@ impl PostgresConfig {
             variable: &self.url_env,
             file: &self.url_file,
         };
-        address("postgres", &places)
+        places.require("cache.postgres")
     }
 
     pub(crate) fn settings(&self) -> SharedSettings {
@@ -297,18 +297,6 @@ impl SharedSettings {
         }
         Ok(())
     }
-}
-
-fn address(section: &str, places: &Places<'_>) -> Result<Secret, InvalidSetting> {
-    if places.given() > 1 {
-        let problem = "may be given once: in `url`, `url_env` or `url_file`";
-        return Err(wrong(&format!("{section}.url"), problem));
-    }
-    let read = places
-        .read()
-        .map_err(|(key, problem)| wrong(&format!("{section}.{key}"), problem))?;
-    let missing = "must be given, in `url`, `url_env` or `url_file`";
-    read.ok_or_else(|| wrong(&format!("{section}.url"), missing))
 }
 
 fn in_range(key: &str, value: usize, min: usize, max: usize) -> Result<(), InvalidSetting> {

@@ -52,7 +52,7 @@ pub enum TierError {
     Postgres(#[from] tokio_postgres::Error),
     /// There was no connection to PostgreSQL.
     #[error("there was no connection to PostgreSQL")]
-    Connection(#[from] deadpool_postgres::PoolError),
+    Connection(#[from] levelflow_runtime::postgres::PoolError),
     /// A newer version of Levelflow made its tables.
     #[error(
         "its tables have version {found}, and this version of Levelflow knows only {supported}"

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::config::InvalidSetting;
+
 /// Bytes of a secret.
 const MAX_BYTES: u64 = 64 * 1024;
 /// What is shown in place of a secret.
@@ -63,6 +65,24 @@ impl Places<'_> {
         .into_iter()
         .filter(|&given| given)
         .count()
+    }
+
+    /// Reads a secret that has to be given, and once. `section` is where its keys are: `cache.redis`.
+    ///
+    /// # Errors
+    /// When it is not given or cannot be read.
+    pub fn require(&self, section: &str) -> Result<Secret, InvalidSetting> {
+        let key = self.key;
+        let wrong = |key: &str, problem: String| InvalidSetting {
+            key: format!("{section}.{key}"),
+            problem,
+        };
+        let places = format!("in `{key}`, `{key}_env` or `{key}_file`");
+        if self.given() > 1 {
+            return Err(wrong(key, format!("may be given once: {places}")));
+        }
+        let read = self.read().map_err(|(key, problem)| wrong(&key, problem))?;
+        read.ok_or_else(|| wrong(key, format!("must be given, {places}")))
     }
 
     /// Reads the secret. The error is what is wrong with the key that is named first.
@@ -132,6 +152,16 @@ mod tests {
         let found = read(Some("PATH"), None).unwrap().unwrap();
         assert_eq!(found.reveal(), std::env::var("PATH").unwrap());
         assert!(read(None, None).unwrap().is_none());
+        let nowhere = Places {
+            key: "url",
+            text: &None,
+            variable: &None,
+            file: &None,
+        };
+        assert_eq!(
+            nowhere.require("cache.redis").unwrap_err().to_string(),
+            "`cache.redis.url` must be given, in `url`, `url_env` or `url_file`"
+        );
 
         let (key, problem) = read(Some("LEVELFLOW_NO_SUCH"), None).unwrap_err();
         assert_eq!(key, "url_env");

@@ -95,27 +95,22 @@ impl Commit {
         frame: &Bytes,
         places: Vec<Range<usize>>,
     ) -> Self {
-        let mut commit = Self {
-            number,
-            definitions: Vec::new(),
-            entries: Vec::with_capacity(places.len()),
-            bytes: frame.len(),
-        };
+        let mut definitions = Vec::new();
+        let mut entries = Vec::with_capacity(places.len());
         let mut places = places.into_iter();
         for batch in batches {
-            commit.definitions.extend(batch.definitions);
-            let entries = batch.entries.into_iter().zip(&mut places);
-            commit
-                .entries
-                .extend(entries.map(|(entry, place)| CommittedEntry {
-                    run: entry.run,
-                    first_sequence: entry.first_sequence,
-                    records: frame.slice(place),
-                    submitted: submitted(&entry.records),
-                    progress: entry.progress,
-                }));
+            definitions.extend(batch.definitions);
+            let placed = batch.entries.into_iter().zip(&mut places);
+            entries.extend(
+                placed.map(|(entry, place)| CommittedEntry::new(entry, frame.slice(place))),
+            );
         }
-        commit
+        Self {
+            number,
+            definitions,
+            entries,
+            bytes: frame.len(),
+        }
     }
 
     /// Reads the payload of a frame.
@@ -144,6 +139,17 @@ impl Commit {
 }
 
 impl CommittedEntry {
+    /// An entry whose records were encoded.
+    pub(crate) fn new(entry: Entry, records: Bytes) -> Self {
+        Self {
+            run: entry.run,
+            first_sequence: entry.first_sequence,
+            records,
+            submitted: submitted(&entry.records),
+            progress: entry.progress,
+        }
+    }
+
     fn decode(payload: &mut Bytes) -> Result<Self, DecodeError> {
         let run = RunNumber(take(payload, 8)?.get_u64_le());
         let first_sequence = take(payload, 8)?.get_u64_le();

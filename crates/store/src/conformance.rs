@@ -15,7 +15,8 @@ use crate::{Batch, StoreError};
 macro_rules! conformance {
     ($open:expr; $($case:ident)*) => {
         $(
-            #[tokio::test]
+            // Some cases block their thread, beside which a store may need another one.
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let (store, _guard) = $open;
                 crate::conformance::$case(&store).await;

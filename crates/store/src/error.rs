@@ -3,9 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use levelflow_common::Code;
 use levelflow_engine::RunNumber;
+use levelflow_runtime::config::InvalidSetting;
+use levelflow_runtime::postgres::PoolError;
 
 use crate::lock::Owner;
 
@@ -103,18 +106,81 @@ pub enum StoreError {
     },
     /// A newer version of Levelflow wrote the database.
     #[error(
-        "{} has schema version {found}, but this version of Levelflow knows only {supported}; \
-         use the version that wrote it or a newer one",
-        path.display()
+        "{database} has schema version {found}, but this version of Levelflow knows only {supported}; \
+         use the version that wrote it or a newer one"
     )]
     TooNew {
-        /// The database file.
-        path: Arc<Path>,
+        /// The database.
+        database: Arc<str>,
         /// The version that was found.
         found: u32,
         /// The newest version that is known.
         supported: u32,
     },
+    /// The PostgreSQL server did not do what it was asked.
+    #[error("could not {action} in PostgreSQL")]
+    Postgres {
+        /// What was tried.
+        action: &'static str,
+        /// What the server said.
+        source: Arc<tokio_postgres::Error>,
+    },
+    /// There is no connection to the PostgreSQL server.
+    #[error("could not connect to PostgreSQL")]
+    Unreachable {
+        /// Why.
+        source: Arc<PoolError>,
+    },
+    /// The PostgreSQL server did not answer in time.
+    #[error("could not {action} in PostgreSQL within {limit:?}")]
+    TimedOut {
+        /// What was tried.
+        action: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The PostgreSQL server is set up so that it may lose what it has said to be durable.
+    #[error(
+        "PostgreSQL runs with `{setting} = {value}` for this database and user, and may lose what it confirmed; \
+         change that, or set `allow_unsafe` if losing runs does no harm"
+    )]
+    UnsafeServer {
+        /// The setting of the server.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The PostgreSQL server is of a version that is not supported.
+    #[error("PostgreSQL is of version {found}; at least version {required} is needed")]
+    ServerTooOld {
+        /// Its version.
+        found: i32,
+        /// The oldest that is supported.
+        required: i32,
+    },
+    /// The store was made with another number of shards, on which the shard of every run depends.
+    #[error(
+        "the store in schema `{schema}` was made with {found} shards, and {configured} are configured; \
+         set `shards = {found}`, or make another store in another schema"
+    )]
+    ShardCountDiffers {
+        /// The schema.
+        schema: String,
+        /// How many it has.
+        found: i64,
+        /// How many were asked for.
+        configured: u16,
+    },
+    /// Another coordinator took a shard that the batch writes to, or this one never had it: nothing was
+    /// written. A recovery tells what is left.
+    #[error("a shard that the batch writes to is not this coordinator's")]
+    ShardLost,
+    /// The coordinator has not said yet that it is there, or has left.
+    #[error("this coordinator is not a member of the cluster")]
+    NotMember,
+    /// A setting is wrong.
+    #[error(transparent)]
+    Setting(InvalidSetting),
     /// Another process uses the data directory.
     #[error(
         "the data directory {} is in use by {}; stop it or choose another directory",
@@ -144,6 +210,9 @@ pub enum DecodeError {
     /// A column has the wrong type.
     #[error("a column has the wrong type")]
     Column(#[source] Arc<rusqlite::Error>),
+    /// A value in a row is of the wrong type.
+    #[error("a value in the row has the wrong type")]
+    Row(#[source] Arc<tokio_postgres::Error>),
     /// A part is missing, or of a kind that only a newer version knows.
     #[error("`{0}` is missing or unknown")]
     Missing(&'static str),
@@ -171,6 +240,11 @@ impl StoreError {
             | Self::Overloaded { .. }
             | Self::Suspended { .. }
             | Self::Database { .. }
+            | Self::Postgres { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::ShardLost
+            | Self::NotMember
             | Self::Io { .. } => Code::StoreUnavailable,
             Self::DatabaseCorrupt { .. }
             | Self::LogCorrupt { .. }
@@ -178,6 +252,10 @@ impl StoreError {
             | Self::RecordCorrupt { .. }
             | Self::RunCorrupt { .. } => Code::StoreCorrupt,
             Self::TooNew { .. } => Code::StoreTooNew,
+            Self::UnsafeServer { .. }
+            | Self::ServerTooOld { .. }
+            | Self::ShardCountDiffers { .. }
+            | Self::Setting(_) => Code::ConfigInvalid,
             Self::DataDirLocked { .. } => Code::DataDirLocked,
             Self::Refused { .. } | Self::ThreadLost { .. } => Code::Internal,
         }

@@ -1,7 +1,9 @@
 //! The durable journal of runs, and the listing of them.
 //!
 //! Whoever owns runs asks a store through the port [`Store`]; [`Sqlite`] keeps them in a file of a data
-//! directory, [`Memory`] forgets them. Both pass one suite, `conformance.rs`.
+//! directory, [`Postgres`] in a database that coordinators share, [`Memory`] forgets them. All pass one
+//! suite, `conformance.rs`. What follows is about SQLite; `postgres/mod.rs` and `postgres/commit.rs` tell of
+//! the other.
 //!
 //! # How a commit works
 //!
@@ -32,20 +34,27 @@ pub mod error;
 pub mod lock;
 pub mod memory;
 pub mod port;
+pub mod postgres;
 pub mod shards;
 pub mod sqlite;
 
 #[cfg(test)]
 mod conformance;
 
+mod column;
 mod commit;
+mod group;
+mod journal_page;
 mod log;
 mod migration;
+mod rows;
+mod sequences;
 mod summary;
 
 pub use error::StoreError;
 pub use lock::{Owner, owner};
 pub use memory::Memory;
 pub use port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
+pub use postgres::Postgres;
 pub use shards::{ClusterView, Member, MemberId, ShardState, Shards};
 pub use sqlite::Sqlite;

@@ -1,4 +1,4 @@
-//! The versions of the schema: one numbered set for every database.
+//! The versions of the schema: a numbered set for each database, since their tables differ.
 //!
 //! A database applies what is [`pending`] in order, each migration in a transaction that also records
 //! its number. A number, once released, never changes its meaning.
@@ -8,44 +8,26 @@
 pub(crate) struct Migration {
     /// The version that it leads to; they count from 1.
     pub(crate) version: u32,
-    sql: &'static str,
+    pub(crate) sql: &'static str,
 }
 
-/// Every migration, in order.
-pub(crate) const MIGRATIONS: &[Migration] = &[
+/// Every migration of the SQLite database, in order.
+pub(crate) const SQLITE: &[Migration] = &[
     Migration {
         version: 1,
-        sql: include_str!("../migrations/0001_journal_and_runs.sql"),
+        sql: include_str!("../migrations/sqlite/0001_journal_and_runs.sql"),
     },
     Migration {
         version: 2,
-        sql: include_str!("../migrations/0002_filed.sql"),
+        sql: include_str!("../migrations/sqlite/0002_filed.sql"),
     },
 ];
 
-/// What the databases call differently.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dialect {
-    /// The type of a string of bytes.
-    pub(crate) bytes: &'static str,
-    /// The type of a whole number that is the key of its row.
-    pub(crate) row_key: &'static str,
-}
-
-/// What SQLite calls them.
-pub(crate) const SQLITE: Dialect = Dialect {
-    bytes: "BLOB",
-    row_key: "INTEGER PRIMARY KEY",
-};
-
-impl Migration {
-    /// The statements in the words of one database.
-    pub(crate) fn sql(&self, dialect: Dialect) -> String {
-        self.sql
-            .replace("{bytes}", dialect.bytes)
-            .replace("{row_key}", dialect.row_key)
-    }
-}
+/// Every migration of the PostgreSQL database, in order.
+pub(crate) const POSTGRES: &[Migration] = &[Migration {
+    version: 1,
+    sql: include_str!("../migrations/postgres/0001_tables.sql"),
+}];
 
 /// The newest version of a set.
 pub(crate) fn latest(set: &[Migration]) -> u32 {
@@ -71,15 +53,10 @@ pub(crate) mod tests {
 
     #[test]
     fn versions_count_from_one() {
-        for (place, migration) in (1..).zip(MIGRATIONS) {
-            assert_eq!(migration.version, place);
-        }
-    }
-
-    #[test]
-    fn no_word_of_a_dialect_is_left_over() {
-        for migration in MIGRATIONS {
-            assert!(!migration.sql(SQLITE).contains(['{', '}']));
+        for set in [SQLITE, POSTGRES] {
+            for (place, migration) in (1..).zip(set) {
+                assert_eq!(migration.version, place);
+            }
         }
     }
 

@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool::Runtime;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use levelflow_common::{CacheKey, Timestamp};
 use levelflow_runtime::config::InvalidSetting;
-use levelflow_runtime::postgres::Address;
+use levelflow_runtime::postgres::{Address, Connection, Pool};
 use tokio::sync::OnceCell;
-use tokio_postgres::NoTls;
 use tokio_postgres::types::ToSql;
 
 use crate::config::{PostgresConfig, wrong};
@@ -52,42 +49,13 @@ pub(crate) struct PostgresTier {
     is_migrated: OnceCell<()>,
 }
 
-/// A connection that is closed, and not given to others, when a request on it is broken off.
-struct Connection {
-    object: Option<Object>,
-    is_idle: bool,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(object) = self.object.take().filter(|_| !self.is_idle) {
-            drop(Object::take(object));
-        }
-    }
-}
-
 impl PostgresTier {
     /// The tier at an address. Nothing is connected yet.
     pub(crate) fn new(config: &PostgresConfig) -> Result<Self, InvalidSetting> {
         let url = config.address()?;
         let address =
             Address::parse(url.reveal()).map_err(|problem| wrong("postgres.url", problem))?;
-        let mut settings = address.config;
-        settings.connect_timeout(config.timeout.0);
-        let recycling = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let manager = match address.tls {
-            Some(tls) => Manager::from_config(settings, tls, recycling),
-            None => Manager::from_config(settings, NoTls, recycling),
-        };
-        let pool = Pool::builder(manager)
-            .max_size(config.max_connections)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(config.timeout.0))
-            .create_timeout(Some(config.timeout.0))
-            .build()
-            .expect("timeouts have the runtime that they need");
+        let pool = Pool::new(address, config.max_connections, config.timeout.0);
         Ok(Self {
             pool,
             is_migrated: OnceCell::new(),
@@ -97,19 +65,14 @@ impl PostgresTier {
     /// Does something with a connection to a database that has the tables.
     async fn with<T>(
         &self,
-        request: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
+        request: impl AsyncFnOnce(&Connection) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, TierError> {
-        let mut connection = Connection {
-            object: Some(self.pool.get().await?),
-            is_idle: false,
-        };
-        let object = connection
-            .object
-            .as_mut()
-            .expect("it is taken when this is dropped");
-        self.is_migrated.get_or_try_init(|| migrate(object)).await?;
-        let result = request(object).await;
-        connection.is_idle = true;
+        let mut connection = self.pool.get().await?;
+        self.is_migrated
+            .get_or_try_init(|| migrate(&mut connection))
+            .await?;
+        let result = request(&connection).await;
+        connection.give_back();
         Ok(result?)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use levelflow_common::HumanDuration;
 use levelflow_runtime::task;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use super::*;
 

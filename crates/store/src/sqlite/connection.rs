@@ -38,7 +38,7 @@ pub(super) fn open_writer(path: &Arc<Path>) -> Result<Connection, StoreError> {
              PRAGMA cache_size = -{WRITER_CACHE_KIB};"
         ))
         .map_err(failed)?;
-    migrate(&mut connection, path, migration::MIGRATIONS)?;
+    migrate(&mut connection, path, migration::SQLITE)?;
     Ok(connection)
 }
 
@@ -74,7 +74,7 @@ fn migrate(
     let failed = |error| StoreError::database("migrate", path, error);
     let found = version(connection).map_err(failed)?;
     let pending = migration::pending(set, found).ok_or_else(|| StoreError::TooNew {
-        path: path.clone(),
+        database: path.display().to_string().into(),
         found,
         supported: migration::latest(set),
     })?;
@@ -86,7 +86,7 @@ fn migrate(
             "CREATE TABLE IF NOT EXISTS meta (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL);
              INSERT OR IGNORE INTO meta (name, value) VALUES ('schema_version', 0), ('epoch', 0);",
         )
-        .and_then(|()| step.execute_batch(&migration.sql(migration::SQLITE)))
+        .and_then(|()| step.execute_batch(migration.sql))
         .and_then(|()| {
             step.execute(
                 "UPDATE meta SET value = ?1 WHERE name = 'schema_version'",
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn an_older_schema_is_brought_forward() {
         let (mut connection, path) = database();
-        let first = migration(1, "CREATE TABLE a (x {bytes});");
+        let first = migration(1, "CREATE TABLE a (x BLOB);");
         let second = migration(2, "ALTER TABLE a ADD COLUMN y BIGINT;");
         migrate(&mut connection, &path, &[first]).unwrap();
         connection
@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn a_failed_step_leaves_the_version_before_it() {
         let (mut connection, path) = database();
-        let first = migration(1, "CREATE TABLE a (x {bytes});");
-        let broken = migration(2, "CREATE TABLE b (x {bytes}); CREATE TABLE a (x {bytes});");
+        let first = migration(1, "CREATE TABLE a (x BLOB);");
+        let broken = migration(2, "CREATE TABLE b (x BLOB); CREATE TABLE a (x BLOB);");
         let error = migrate(&mut connection, &path, &[first, broken]).unwrap_err();
         assert_eq!(error.to_string(), "could not migrate test.db");
         assert_eq!(version(&connection).unwrap(), 1);

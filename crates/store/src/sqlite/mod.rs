@@ -18,18 +18,17 @@ use self::filer::Filer;
 use self::query::Database;
 use self::writer::{Append, Place, Request, Writer};
 use crate::error::StoreError;
+use crate::group::MAX_WAITING;
 use crate::lock::DirLock;
 use crate::log::sync_directory;
 use crate::port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
 
-mod column;
 mod connection;
 mod filer;
 mod filing_queue;
 mod prune;
 mod query;
 mod reader;
-mod sequences;
 mod write;
 mod writer;
 
@@ -63,9 +62,6 @@ impl Default for Options {
         }
     }
 }
-
-/// How many batches may wait for their commit: far more than a disk that works ever leaves waiting.
-const MAX_WAITING: usize = 16 * 1024;
 
 /// A store in a data directory that this process has for itself.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use levelflow_common::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::column;
+use crate::column;
 
 /// Deletes runs that ended before a time, the oldest first, at most `limit`.
 pub(super) fn prune(

@@ -1,20 +1,21 @@
 //! What is read from the database.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use levelflow_common::view::{RunSummary, TaskCounts};
-use levelflow_common::{Priority, RunId, RunStatus, ShardId, Timestamp, WorkflowDigest};
+use levelflow_common::{RunId, ShardId, Timestamp, WorkflowDigest};
 use levelflow_engine::{Record, RunNumber};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
-use super::column;
 use crate::codec;
+use crate::column;
 use crate::error::{DecodeError, StoreError};
+use crate::journal_page::{JournalPage, check_follows};
 use crate::port::{KnownKey, Recovery, RunFilter, RunPage, SequencedRecord};
+use crate::summary;
 
 /// The condition of the partial index on open runs, word for word.
 const OPEN: &str = "status IN ('running', 'cancelling')";
@@ -58,28 +59,17 @@ impl Database<'_> {
                   WHERE run = ?1 AND first_sequence <= ?2) ORDER BY first_sequence",
             )
             .map_err(|error| self.failed(error))?;
-        let wanted = after_sequence.saturating_add(1);
+        let mut page = JournalPage::new(run, after_sequence, limit);
         let mut rows = entries
-            .query(params![number, column::integer(wanted)])
+            .query(params![number, column::integer(page.wanted)])
             .map_err(|error| self.failed(error))?;
-        let mut found = Vec::new();
-        let mut expected = None;
-        while found.len() < limit
+        while !page.is_full()
             && let Some(row) = rows.next().map_err(|error| self.failed(error))?
         {
             let (first, records) = self.entry(run, row, 0)?;
-            check_follows(run, expected.unwrap_or(first.min(wanted)), first)?;
-            expected = Some(first + records.len() as u64);
-            let room = limit - found.len();
-            found.extend(
-                (first..)
-                    .zip(records)
-                    .map(|(sequence, record)| SequencedRecord { sequence, record })
-                    .skip_while(|record| record.sequence < wanted)
-                    .take(room),
-            );
+            page.add(first, records)?;
         }
-        Ok(Some(found))
+        Ok(Some(page.into_records()))
     }
 
     /// The first sequence number and the records of a journal row whose columns begin at `at`.
@@ -289,17 +279,6 @@ impl Database<'_> {
     }
 }
 
-fn check_follows(run: RunNumber, expected: u64, found: u64) -> Result<(), StoreError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(StoreError::RecordCorrupt {
-        run,
-        sequence: expected,
-        source: DecodeError::Gap { found },
-    })
-}
-
 /// The filter as SQL with its parameters.
 fn condition(filter: &RunFilter, cursor: Option<RunNumber>) -> (String, Vec<Value>) {
     let mut terms = vec!["TRUE".to_owned()];
@@ -370,13 +349,10 @@ fn read_summary(row: &Row<'_>) -> Result<RunSummary, DecodeError> {
         workflow: get(row, 2)?,
         digest: WorkflowDigest::from_slice(&digest).ok_or(DecodeError::Missing("digest"))?,
         tenant: get(row, 4)?,
-        priority: Priority::ALL
-            .into_iter()
-            .find(|known| known.as_str() == priority)
-            .ok_or_else(|| unknown("priority", &priority))?,
-        labels: read_labels(&labels)?,
+        priority: summary::read_priority(&priority)?,
+        labels: summary::read_labels(&labels)?,
         submitted_at: column::time(get(row, 7)?),
-        status: RunStatus::parse(&status).ok_or_else(|| unknown("status", &status))?,
+        status: summary::read_status(&status)?,
         finished_at: finished_at.map(column::time),
         counts: TaskCounts {
             total: get(row, 10)?,
@@ -392,18 +368,7 @@ fn read_summary(row: &Row<'_>) -> Result<RunSummary, DecodeError> {
     })
 }
 
-fn read_labels(text: &str) -> Result<BTreeMap<String, String>, DecodeError> {
-    serde_json::from_str(text).map_err(|_| unknown("labels", text))
-}
-
 fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T, DecodeError> {
     row.get(column)
         .map_err(|error| DecodeError::Column(Arc::new(error)))
-}
-
-fn unknown(field: &'static str, value: &str) -> DecodeError {
-    DecodeError::Unknown {
-        field,
-        value: value.to_owned(),
-    }
 }

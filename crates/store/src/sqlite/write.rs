@@ -4,25 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
-use levelflow_engine::{Progress, RunNumber, Submitted};
+use levelflow_common::{RunId, RunStatus, WorkflowDigest};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::column;
-use crate::codec;
-use crate::commit::{Commit, CommittedEntry};
+use crate::commit::Commit;
 use crate::error::StoreError;
-
-/// A journal row takes the records of further entries of its run up to so many bytes: who reads from
-/// the middle of a journal reads a whole row.
-const MAX_ROW_BYTES: usize = 256 * 1024;
-
-/// What commits do to the row of a run. A run that starts and ends in them is written once.
-#[derive(Default)]
-struct RunChange<'a> {
-    submitted: Option<&'a (Timestamp, Arc<Submitted>)>,
-    progress: Option<&'a Progress>,
-}
+use crate::rows::{self, JournalRow, RunChange};
+use crate::{codec, column};
 
 /// Files commits, all of them or none.
 pub(super) fn file(
@@ -39,22 +27,14 @@ fn write(connection: &mut Connection, commits: &[Commit]) -> rusqlite::Result<()
         &transaction,
         commits.iter().flat_map(|commit| &commit.definitions),
     )?;
-    let mut entries: Vec<_> = commits.iter().flat_map(|commit| &commit.entries).collect();
-    // The entries of a run stay in their order.
-    entries.sort_by_key(|entry| entry.run);
-    for of_run in entries.chunk_by(|a, b| a.run == b.run) {
-        write_journal(&transaction, of_run)?;
-        let change = RunChange {
-            submitted: of_run.iter().find_map(|entry| entry.submitted.as_ref()),
-            progress: of_run
-                .iter()
-                .rev()
-                .find_map(|entry| entry.progress.as_ref()),
-        };
-        if change.submitted.is_some() || change.progress.is_some() {
-            write_run(&transaction, of_run[0].run, &change)?;
+    let entries = commits.iter().flat_map(|commit| &commit.entries).collect();
+    rows::by_run(entries, |of_run| {
+        write_journal(&transaction, of_run.journal())?;
+        match of_run.change() {
+            Some(change) => write_run(&transaction, &change),
+            None => Ok(()),
         }
-    }
+    })?;
     if let Some(last) = commits.last() {
         transaction
             .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'filed'")?
@@ -75,51 +55,24 @@ fn write_definitions<'a>(
     Ok(())
 }
 
-/// Writes the entries of one run, which follow one another, as few rows.
 fn write_journal(
     transaction: &Transaction<'_>,
-    entries: &[&CommittedEntry],
+    rows: impl Iterator<Item = JournalRow>,
 ) -> rusqlite::Result<()> {
     let mut insert = transaction
         .prepare_cached("INSERT INTO journal (run, first_sequence, records) VALUES (?1, ?2, ?3)")?;
-    let mut insert = |first: &CommittedEntry, records: &[u8]| {
+    for row in rows {
         insert.execute(params![
-            column::integer(first.run.0),
-            column::integer(first.first_sequence),
-            records
-        ])
-    };
-    let mut row = Vec::new();
-    let mut rest = entries;
-    while let [first, after @ ..] = rest {
-        let mut bytes = first.records.len();
-        let joined = after
-            .iter()
-            .take_while(|entry| {
-                bytes += entry.records.len();
-                bytes <= MAX_ROW_BYTES
-            })
-            .count();
-        if joined == 0 {
-            insert(first, &first.records)?;
-        } else {
-            row.clear();
-            for entry in &rest[..=joined] {
-                row.extend_from_slice(&entry.records);
-            }
-            insert(first, &row)?;
-        }
-        rest = &after[joined..];
+            column::integer(row.run.0),
+            column::integer(row.first_sequence),
+            &row.records[..]
+        ])?;
     }
     Ok(())
 }
 
-fn write_run(
-    transaction: &Transaction<'_>,
-    run: RunNumber,
-    change: &RunChange<'_>,
-) -> rusqlite::Result<()> {
-    let number = column::integer(run.0);
+fn write_run(transaction: &Transaction<'_>, change: &RunChange<'_>) -> rusqlite::Result<()> {
+    let number = column::integer(change.run.0);
     let progress = change.progress;
     let status = progress.map_or(RunStatus::Running, |progress| progress.status);
     let finished_at = progress.and_then(|progress| progress.finished_at);

@@ -8,21 +8,18 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use levelflow_engine::Fact;
+use levelflow_common::ShardCount;
 use tokio::sync::oneshot;
 
 use super::filer::{self, Filed, Filer};
-use super::sequences::Sequences;
 use crate::codec::Encoder;
 use crate::commit::{self, Commit};
 use crate::error::StoreError;
+use crate::group::GroupSize;
 use crate::log::{HEADER_BYTES, Log};
 use crate::port::{Batch, Recovery};
+use crate::sequences::Sequences;
 
-/// A commit takes what waits, up to so many entries ...
-const MAX_GROUP_ENTRIES: usize = 1_000;
-/// ... and about so many bytes of payload.
-const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of commits that may wait to be filed before the next commit waits for them.
 const MAX_UNFILED_BYTES: usize = 32 * 1024 * 1024;
 
@@ -116,13 +113,12 @@ impl Writer {
 
     /// Takes the batches that wait already, up to a bound; gives back the request that ended it.
     fn gather(&mut self, first: Append, group: &mut Vec<Append>) -> Option<Request> {
-        let (mut entries, mut bytes) = (0, 0);
+        let mut size = GroupSize::default();
         let mut append = first;
         loop {
-            entries += append.batch.entries.len();
-            bytes += payload_bytes(&append.batch);
+            size.add(&append.batch);
             group.push(append);
-            if entries >= MAX_GROUP_ENTRIES || bytes >= MAX_GROUP_BYTES {
+            if size.is_full() {
                 return None;
             }
             match self.requests.try_recv() {
@@ -158,7 +154,7 @@ impl Writer {
 
     fn write(&mut self, group: &mut [Append]) -> Result<(), StoreError> {
         if self.sequences.is_none() {
-            self.sequences = Some(Sequences::of(&self.read(false)?));
+            self.sequences = Some(sequences_of(&self.read(false)?));
         }
         if let Some(sequences) = &mut self.sequences {
             group
@@ -200,7 +196,7 @@ impl Writer {
             })?;
         }
         let recovery = self.read(true)?;
-        self.sequences = Some(Sequences::of(&recovery));
+        self.sequences = Some(sequences_of(&recovery));
         self.suspended = None;
         Ok(recovery)
     }
@@ -228,6 +224,12 @@ impl Writer {
     }
 }
 
+fn sequences_of(recovery: &Recovery) -> Sequences {
+    let mut sequences = Sequences::new(ShardCount::ONE);
+    sequences.take_up(recovery);
+    sequences
+}
+
 impl Place {
     fn open(
         &self,
@@ -248,22 +250,4 @@ impl Place {
             },
         )
     }
-}
-
-/// About how much memory a batch takes: the parts of it that may be large.
-fn payload_bytes(batch: &Batch) -> usize {
-    let definitions = batch
-        .definitions
-        .iter()
-        .map(|(_, canonical)| canonical.len());
-    let records = batch.entries.iter().flat_map(|entry| &entry.records);
-    let payloads = records.map(|record| match &record.fact {
-        Fact::Submitted(submitted) => submitted.inputs.len(),
-        Fact::Succeeded { output, stream, .. } => {
-            output.len() + stream.as_ref().map_or(0, |stream| stream.packed.len())
-        }
-        Fact::Finished { outputs, .. } => outputs.as_ref().map_or(0, Bytes::len),
-        _ => 0,
-    });
-    definitions.chain(payloads).sum()
 }
