@@ -10,8 +10,8 @@ use levelflow_runtime::config::FILE_VARIABLE;
 
 use crate::client::Submission;
 use crate::command::{
-    breakers, cache, cancel, completions, coordinator, dev, get, list, plan, resume, run, schema,
-    submit, top, validate, watch, why, worker, workers,
+    breakers, cache, cancel, cluster, completions, coordinator, dev, get, list, plan, resume, run,
+    schema, submit, top, validate, watch, why, worker, workers,
 };
 use crate::settings::Flags;
 
@@ -75,6 +75,7 @@ pub(crate) enum Command {
     Workers(workers::Arguments),
     Top(top::Arguments),
     Cache(cache::Arguments),
+    Cluster(cluster::Arguments),
     Validate(validate::Arguments),
     Schema(schema::Arguments),
     Completions(completions::Arguments),

@@ -13,6 +13,7 @@ use levelflow_common::{
     CacheUse, ChunkCursor, ChunkEvent, Code, Priority, RunId, RunStatus, TaskStatus, Workflow,
 };
 use levelflow_proto::v1::cache_service_client::CacheServiceClient;
+use levelflow_proto::v1::cluster_service_client::ClusterServiceClient;
 use levelflow_proto::v1::invalidate_cache_request::Target;
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
@@ -34,6 +35,7 @@ const WARM_UP_PIECE: usize = 1024 * 1024;
 pub(crate) struct Client {
     service: WorkflowServiceClient<Channel>,
     caches: CacheServiceClient<Channel>,
+    clusters: ClusterServiceClient<Channel>,
 }
 
 /// A run to submit.
@@ -103,10 +105,15 @@ impl Client {
     /// The client over a channel that is there.
     pub(crate) fn new(channel: Channel) -> Self {
         let caches = CacheServiceClient::new(channel.clone());
+        let clusters = ClusterServiceClient::new(channel.clone());
         let service = WorkflowServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self { service, caches }
+        Self {
+            service,
+            caches,
+            clusters,
+        }
     }
 
     /// Connects to a server at `host:port`, at a URL, or at `unix:` and the path of a socket.
@@ -391,6 +398,16 @@ impl Client {
             .ok_or_else(|| InvalidField::missing("breaker"))
             .and_then(BreakerView::try_from)
             .map_err(|error| unreadable(&error))
+    }
+}
+
+/// The coordinators that share a store.
+impl Client {
+    pub(crate) async fn cluster(&self) -> Result<v1::GetClusterResponse, ApiError> {
+        let mut clusters = self.clusters.clone();
+        let response = clusters.get_cluster(v1::GetClusterRequest {}).await;
+        let response = response.map_err(|status| from_status(&status))?;
+        Ok(response.into_inner())
     }
 }
 

@@ -11,6 +11,9 @@ use crate::http::HttpConfig;
 use crate::listen::Listen;
 use crate::webhook::AlertsConfig;
 
+/// Shards are renewed four times within it, each time in the database.
+const MIN_SHARD_LEASE: Duration = Duration::from_millis(500);
+
 /// Configuration of a coordinator.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
@@ -46,6 +49,29 @@ pub struct CoordinatorConfig {
     pub alerts: AlertsConfig,
     /// The result cache; none if results are not kept.
     pub cache: Option<CacheConfig>,
+    /// How it shares a store with other coordinators.
+    pub cluster: ClusterConfig,
+}
+
+/// How coordinators share a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Where other coordinators reach the gRPC services of this one; where it listens if not given.
+    pub advertise: Option<String>,
+    /// How long it owns its shards without saying that it is there.
+    pub lease: Duration,
+    /// How long attempts may go on when their shard is to go to another coordinator.
+    pub hand_over: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            advertise: None,
+            lease: Duration::from_secs(3),
+            hand_over: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Where runs are kept.
@@ -75,6 +101,7 @@ impl Default for CoordinatorConfig {
             breaker: BreakerPolicy::default(),
             alerts: AlertsConfig::default(),
             cache: Some(CacheConfig::default()),
+            cluster: ClusterConfig::default(),
         }
     }
 }
@@ -105,6 +132,10 @@ impl CoordinatorConfig {
                 "lease",
                 format!("must be at least two heartbeats, {twice:?}"),
             ));
+        }
+        if self.cluster.lease < MIN_SHARD_LEASE {
+            let problem = format!("must be at least {MIN_SHARD_LEASE:?}");
+            return Some(("cluster.lease", problem));
         }
         if self.max_queue == 0 {
             return Some(("max_queue", "must be at least 1".to_owned()));

@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use levelflow_cache::Cache;
+use levelflow_common::ShardCount;
 use levelflow_store::sqlite::Options;
-use levelflow_store::{Memory, Sqlite, Store, StoreError};
+use levelflow_store::{Member, MemberId, Memory, Shards, Sqlite, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::actor::{self, Actor, Message, Parts};
 use crate::alert::AlertFeed;
 use crate::cache::ResultCache;
 use crate::clock::Clock;
+use crate::cluster::{self, Cluster, Leadership};
 use crate::config::{CoordinatorConfig, Storage};
 use crate::definitions::Definitions;
 use crate::error::StartError;
@@ -43,6 +45,8 @@ pub struct Coordinator {
     draining: CancellationToken,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
+    /// Ends when it has given its shards away.
+    leadership: Option<JoinHandle<()>>,
     cache: Option<Cache>,
 }
 
@@ -70,9 +74,11 @@ impl Coordinator {
             servers.push(api.serve(listener));
         }
         let clock = Clock::start();
-        let store = open_store(config.storage.clone(), address.clone()).await?;
+        let opened = open_store(config.storage.clone(), address.clone()).await?;
+        let Opened { store, shards } = opened;
+        let count = shards.as_ref().map_or(ShardCount::ONE, |it| it.count());
         let definitions = Arc::new(Definitions::default());
-        let recover = Recover::new(config.clone(), definitions.clone());
+        let recover = Recover::new(config.clone(), definitions.clone(), count);
         let engine = recover.engine(&*store, clock).await?;
 
         let (sender, inbox) = mpsc::channel(actor::INBOX);
@@ -85,6 +91,23 @@ impl Coordinator {
         let (ahead, wanted) = mpsc::channel(prefetch::QUEUE);
         let prepare = PreparePool::new(config.prepare_threads, sender.clone(), results, ahead)
             .map_err(StartError::Threads)?;
+        let id = Uuid::now_v7();
+        let mut cluster = Cluster::alone();
+        let mut leadership = None;
+        if let Some(shards) = &shards {
+            let parts = cluster::Parts {
+                shards: shards.clone(),
+                store: store.clone(),
+                recover: recover.clone(),
+                actor: sender.clone(),
+                member: member(id, &config, address.as_ref(), http_address.as_ref())?,
+                config: config.cluster.clone(),
+                leaving: draining.clone(),
+            };
+            let (lead, map) = Leadership::new(parts);
+            cluster = Cluster::of(count, map);
+            leadership = Some(levelflow_runtime::task::spawn("leadership", lead.run()));
+        }
         let actor = Actor::new(Parts {
             engine,
             clock,
@@ -92,7 +115,7 @@ impl Coordinator {
             recover,
             inbox,
             prepare,
-            coordinator_id: Uuid::now_v7().to_string(),
+            coordinator_id: id.to_string(),
             heartbeat_interval: config.heartbeat_interval,
             lease: config.lease,
             alerts: config.alerts,
@@ -107,6 +130,9 @@ impl Coordinator {
             actor: sender.clone(),
             store,
             definitions,
+            cluster,
+            shards,
+            shard_lease: config.cluster.lease,
             clock,
             cache: cache.clone(),
             dedup_window: config.dedup_window,
@@ -131,6 +157,7 @@ impl Coordinator {
             draining,
             stop: unless_started.disarm(),
             servers,
+            leadership,
             cache,
         })
     }
@@ -167,6 +194,11 @@ impl Coordinator {
     /// makes everything durable and closes. Runs that are open go on at the next start.
     pub async fn shutdown(self, grace: Duration) {
         self.announce_stop();
+        if let Some(leadership) = self.leadership
+            && tokio::time::timeout(grace, leadership).await.is_err()
+        {
+            tracing::warn!("not all shards were given away, and run out");
+        }
         let (done, stopped) = oneshot::channel();
         if self.actor.send(Message::Stop { grace, done }).await.is_ok() {
             // An actor that has gone has stopped.
@@ -218,12 +250,47 @@ fn spawn_server(
     })
 }
 
-async fn open_store(
-    storage: Storage,
-    address: Option<Listen>,
-) -> Result<Arc<dyn Store>, StoreError> {
+/// A store, and the shards of it where coordinators share it.
+struct Opened {
+    store: Arc<dyn Store>,
+    shards: Option<Arc<dyn Shards>>,
+}
+
+impl Opened {
+    fn alone(store: impl Store) -> Self {
+        Self {
+            store: Arc::new(store),
+            shards: None,
+        }
+    }
+}
+
+/// What other coordinators are told of this one.
+fn member(
+    id: Uuid,
+    config: &CoordinatorConfig,
+    address: Option<&Listen>,
+    http_address: Option<&Listen>,
+) -> Result<Member, StartError> {
+    let advertised = config.cluster.advertise.clone();
+    let address = advertised.or_else(|| address?.reachable());
+    let missing = || StartError::Config {
+        field: "cluster.advertise".to_owned(),
+        problem: "must be given where `listen` does not name an address that others can reach"
+            .to_owned(),
+    };
+    Ok(Member {
+        id: MemberId(id),
+        address: address.ok_or_else(missing)?,
+        http_address: http_address.and_then(Listen::reachable),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        is_leaving: false,
+    })
+}
+
+async fn open_store(storage: Storage, address: Option<Listen>) -> Result<Opened, StoreError> {
     match storage {
-        Storage::Memory => Ok(Arc::new(Memory::default())),
+        Storage::Memory => Ok(Opened::alone(Memory::default())),
         Storage::DataDir(path) => {
             let open = move || {
                 let store = Sqlite::open(&path, &Options::default())?;
@@ -235,7 +302,7 @@ async fn open_store(
             let store = tokio::task::spawn_blocking(open)
                 .await
                 .map_err(|_| StoreError::Closed)??;
-            Ok(Arc::new(store))
+            Ok(Opened::alone(store))
         }
     }
 }

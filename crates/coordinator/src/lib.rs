@@ -7,6 +7,7 @@ mod actor;
 mod alert;
 mod cache;
 mod clock;
+mod cluster;
 mod config;
 mod coordinator;
 mod definitions;
@@ -22,7 +23,7 @@ mod service;
 mod webhook;
 
 pub use alert::AlertFeed;
-pub use config::{CoordinatorConfig, Storage};
+pub use config::{ClusterConfig, CoordinatorConfig, Storage};
 pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};
 pub use http::HttpConfig;

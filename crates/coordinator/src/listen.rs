@@ -86,6 +86,14 @@ impl Drop for SocketFile {
 }
 
 impl Listen {
+    /// The address for other machines; none if it is only one for this machine to listen at.
+    pub(crate) fn reachable(&self) -> Option<String> {
+        match self {
+            Self::Tcp(address) if !address.ip().is_unspecified() => Some(address.to_string()),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     pub(crate) async fn bind(&self) -> io::Result<Listener> {
         match self {
             Self::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),

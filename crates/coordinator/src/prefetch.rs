@@ -8,7 +8,6 @@ use levelflow_common::{CacheUse, Priority, RunId};
 use levelflow_engine::{Definition, PREFETCH_LABEL, Submitted};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::actor::{Message, StreamAnswer, SubmitReply};
 use crate::service::{Backend, bind_inputs};
@@ -66,7 +65,7 @@ async fn run(backend: &Backend, wanted: Wanted) -> Option<()> {
     let mut labels: BTreeMap<_, _> = workflow.labels.clone();
     labels.insert(PREFETCH_LABEL.to_owned(), after.to_string());
     let submitted = Submitted {
-        run_id: RunId::from_uuid(Uuid::now_v7()),
+        run_id: backend.cluster.new_run(&tenant, None),
         digest: definition.digest,
         workflow: definition.name.clone(),
         tenant,
@@ -93,9 +92,7 @@ async fn run(backend: &Backend, wanted: Wanted) -> Option<()> {
     loop {
         match answer.recv().await {
             Some(StreamAnswer::Submitted { result: Ok(_), .. }) => {}
-            Some(StreamAnswer::Submitted { result: Err(_), .. } | StreamAnswer::Ended { .. }) => {
-                return Some(());
-            }
+            Some(_) => return Some(()),
             None => return None,
         }
     }

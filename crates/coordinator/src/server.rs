@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_proto::v1::cache_service_server::CacheServiceServer;
+use levelflow_proto::v1::cluster_service_server::ClusterServiceServer;
 use levelflow_proto::v1::worker_service_server::WorkerServiceServer;
 use levelflow_proto::v1::workflow_service_server::WorkflowServiceServer;
 use levelflow_proto::v1::{self};
@@ -18,7 +19,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::error::StartError;
 use crate::listen::Listener;
-use crate::service::{Backend, Caches, Sessions, Workflows};
+use crate::service::{Backend, Caches, Clusters, Sessions, Workflows};
 
 /// Bytes that a peer may send before it hears that they were read.
 const WINDOW: u32 = 4 * 1024 * 1024;
@@ -37,6 +38,7 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
         .await;
     health.set_serving::<WorkerServiceServer<Sessions>>().await;
     health.set_serving::<CacheServiceServer<Caches>>().await;
+    health.set_serving::<ClusterServiceServer<Clusters>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -47,12 +49,14 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let caches = CacheServiceServer::new(Caches(backend.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let clusters = ClusterServiceServer::new(Clusters(backend.clone()));
     let sessions = WorkerServiceServer::new(Sessions(backend))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     Ok(Routes::new(workflows)
         .add_service(sessions)
         .add_service(caches)
+        .add_service(clusters)
         .add_service(health_service)
         .add_service(reflection))
 }

@@ -1,5 +1,7 @@
 //! Exactly why a task waits.
 
+use std::borrow::Cow;
+
 use levelflow_common::{CacheKey, Priority, RunId, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
@@ -29,14 +31,14 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// What programs match on.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// What people read.
     pub text: String,
 }
 
 pub(crate) fn reason(code: &'static str, text: impl Into<String>) -> Reason {
     Reason {
-        code,
+        code: code.into(),
         text: text.into(),
     }
 }

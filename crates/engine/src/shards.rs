@@ -39,6 +39,11 @@ impl OwnedShards {
 }
 
 impl Engine {
+    /// Whether it has the runs of a shard.
+    pub fn has_shard(&self, shard: ShardId) -> bool {
+        self.shards.has(shard)
+    }
+
     /// The shards whose runs it takes in.
     pub fn open_shards(&self) -> impl Iterator<Item = ShardId> {
         let shards = &self.shards;

@@ -6,6 +6,7 @@ mod alert;
 mod breaker;
 mod cache;
 mod chunk;
+mod cluster;
 mod event;
 mod overview;
 mod run;
@@ -22,6 +23,7 @@ pub use alert::{Alert, AlertList};
 pub use breaker::{Breaker, BreakerList};
 pub use cache::{CacheStatistics, CacheTierStatistics, SharedCacheTierStatistics};
 pub use chunk::Chunk;
+pub use cluster::Cluster;
 pub use event::Event;
 pub use overview::Overview;
 pub use run::{

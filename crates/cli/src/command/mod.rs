@@ -3,6 +3,7 @@
 pub(crate) mod breakers;
 pub(crate) mod cache;
 pub(crate) mod cancel;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod coordinator;
 pub(crate) mod dev;
@@ -45,6 +46,7 @@ impl Command {
             Self::Workers(arguments) => arguments.connection.flags(flags),
             Self::Top(arguments) => arguments.connection.flags(flags),
             Self::Cache(arguments) => arguments.connection.flags(flags),
+            Self::Cluster(arguments) => arguments.connection.flags(flags),
             Self::Plan(_) | Self::Validate(_) | Self::Schema(_) | Self::Completions(_) => {}
         }
     }
@@ -77,6 +79,7 @@ impl Command {
             Self::Workers(_) => workers::execute(context).await,
             Self::Top(arguments) => top::execute(&arguments, context).await,
             Self::Cache(arguments) => cache::execute(arguments, context).await,
+            Self::Cluster(arguments) => cluster::execute(&arguments, context).await,
             Self::Validate(arguments) => validate::execute(&arguments, context),
             Self::Schema(_) => schema::execute(context),
             Self::Completions(arguments) => completions::execute(&arguments, context),

@@ -2,6 +2,7 @@
 
 pub(crate) mod breaker;
 pub(crate) mod chunk;
+pub(crate) mod cluster;
 pub(crate) mod diagnostic;
 pub(crate) mod live;
 pub(crate) mod plan;

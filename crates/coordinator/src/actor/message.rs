@@ -8,14 +8,16 @@ use levelflow_common::alert::Alert;
 use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
-use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
+use levelflow_common::{Failure, RunId, RunStatus, ShardId, Timestamp};
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submitted};
-use levelflow_proto::v1;
+use levelflow_proto::{ApiError, v1};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::measures::Measures;
 use crate::alert::AlertFeed;
+use crate::recovery::Recovered;
 use crate::service::TaskFollowing;
 
 /// What the actor is sent.
@@ -77,6 +79,24 @@ pub(crate) enum Message {
     },
     /// A client asks how much is under way.
     Overview { reply: oneshot::Sender<Overview> },
+    /// Shards that the coordinator now owns.
+    TakeUp {
+        recovered: Box<Recovered>,
+        reply: oneshot::Sender<()>,
+    },
+    /// Shards that another coordinator is to have. Answered when nothing of them is left here, and all
+    /// that was said of them is durable.
+    GiveAway {
+        shards: Vec<ShardId>,
+        grace: Duration,
+        reply: oneshot::Sender<()>,
+    },
+    /// The shards are certain to be this coordinator's until then.
+    Renewed { until: Instant },
+    /// Shards were lost: everything is read again. Answered with what is left.
+    Reload {
+        reply: oneshot::Sender<Vec<ShardId>>,
+    },
     /// Whoever has work for later waits until no run is open.
     Idle { reply: oneshot::Sender<()> },
     /// A client watches a run; none if it is not open.
@@ -145,8 +165,15 @@ pub(crate) enum StreamAnswer {
         tag: u64,
         result: Result<Accepted, Refused>,
     },
+    /// The same from wherever it was submitted.
+    SubmittedElsewhere {
+        tag: u64,
+        result: Result<v1::SubmitWorkflowResponse, Box<ApiError>>,
+    },
     /// The end of a run that was asked for.
     Ended { tag: u64, end: RunEnding },
+    /// The end of a run is not to be expected here any more.
+    Moved { tag: u64 },
 }
 
 /// How a run ended.

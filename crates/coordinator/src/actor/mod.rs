@@ -10,6 +10,7 @@ mod measures;
 mod message;
 mod overview;
 mod sessions;
+mod shards;
 mod streams;
 mod watchers;
 
@@ -22,7 +23,8 @@ use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::limits::MAX_UPSTREAMS_PER_ATTEMPT;
 use levelflow_common::upstream::is_name;
 use levelflow_common::{
-    Code, Failure, FencingToken, HumanDuration, Timestamp, UpstreamCall, UpstreamReport, WorkerId,
+    Code, Failure, FencingToken, HumanDuration, ShardId, Timestamp, UpstreamCall, UpstreamReport,
+    WorkerId,
 };
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{Intake, ReplyId, SessionId};
@@ -36,6 +38,7 @@ use tokio::time::{Instant, sleep_until};
 use self::held::{Held, HeldEffects};
 use self::measures::CommitMeasures;
 use self::sessions::Sessions;
+use self::shards::Leaving;
 use self::streams::Streams;
 use self::watchers::Watchers;
 use crate::alert::{self, Alerts};
@@ -81,6 +84,12 @@ pub(crate) struct Actor {
     /// The batches that are being committed, the oldest first.
     committing: VecDeque<Committing>,
     commits: CommitMeasures,
+    /// Shards that are about to go to another coordinator.
+    leaving: Vec<Leaving>,
+    /// Until when nobody else can have the shards; none if nobody ever can.
+    shards_until: Option<Instant>,
+    /// Those who had everything read again.
+    reloading: Vec<oneshot::Sender<Vec<ShardId>>>,
     stopping: Option<Stopping>,
 }
 
@@ -135,6 +144,9 @@ impl Actor {
             held: HeldEffects::default(),
             committing: VecDeque::new(),
             commits: CommitMeasures::default(),
+            leaving: Vec::new(),
+            shards_until: None,
+            reloading: Vec::new(),
             stopping: None,
         }
     }
@@ -147,6 +159,16 @@ impl Actor {
             if self.has_stopped() {
                 break;
             }
+            if !self.reloading.is_empty() {
+                if !self.reload().await {
+                    break;
+                }
+                let shards: Vec<_> = self.engine.open_shards().collect();
+                for reply in self.reloading.drain(..) {
+                    let _ = reply.send(shards.clone());
+                }
+                continue;
+            }
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
@@ -154,7 +176,8 @@ impl Actor {
                     match result {
                         Ok(took) => self.committed(took),
                         Err(error) => {
-                            if !self.reload(&error).await {
+                            tracing::error!(error = %error, "commit failed, reloading from the store");
+                            if !self.reload().await {
                                 break;
                             }
                         }
@@ -187,8 +210,11 @@ impl Actor {
         if self.engine.next_deadline().is_some_and(|at| at <= now) {
             self.handle(now, Event::Tick);
         }
-        if self.stopping.is_none() {
+        if self.stopping.is_none() && self.is_sure_of_shards() {
             self.engine.assign(now);
+        }
+        if !self.leaving.is_empty() {
+            self.give_away(now);
         }
         self.take_effects(now);
         self.commit();
@@ -318,6 +344,14 @@ impl Actor {
             Message::Workers { reply } => drop(reply.send(self.workers())),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
             Message::Idle { reply } => self.idle.push(reply),
+            Message::TakeUp { recovered, reply } => self.take_up(*recovered, reply),
+            Message::GiveAway {
+                shards,
+                grace,
+                reply,
+            } => self.begin_to_give(now, shards, grace, reply),
+            Message::Renewed { until } => self.shards_until = Some(until),
+            Message::Reload { reply } => self.reloading.push(reply),
             Message::Watch {
                 run_id,
                 chunks,
@@ -592,10 +626,10 @@ impl Actor {
         }
     }
 
-    /// After a commit whose outcome is unknown: forgets everything and starts from the store. False if
-    /// it was told to stop first.
-    async fn reload(&mut self, error: &StoreError) -> bool {
-        tracing::error!(error = %error, "commit failed, reloading from the store");
+    /// After a commit whose outcome is unknown, or when shards were lost: forgets everything and starts
+    /// from the store. False if it was told to stop first.
+    async fn reload(&mut self) -> bool {
+        self.leaving.clear();
         self.committing.clear();
         self.held = HeldEffects::default();
         self.sessions.close_all(&Refused::Store);
@@ -635,10 +669,8 @@ impl Actor {
     fn wake_at(&self) -> Option<Instant> {
         let deadline = self.engine.next_deadline().map(|at| self.clock.instant(at));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline);
-        match (deadline, stop) {
-            (Some(deadline), Some(stop)) => Some(deadline.min(stop)),
-            (deadline, stop) => deadline.or(stop),
-        }
+        let leaving = self.leaving.iter().map(|leaving| leaving.deadline).min();
+        [deadline, stop, leaving].into_iter().flatten().min()
     }
 
     fn has_stopped(&self) -> bool {

@@ -138,8 +138,19 @@ impl Watchers {
         }
     }
 
-    /// Drops everyone: they read from the store and come back.
+    /// The run is not here any more: its watchers read from the store, and come back or go elsewhere.
+    pub(crate) fn moved(&mut self, run: RunNumber) {
+        self.watching.remove(&run);
+        for waiter in self.waiting.remove(&run).into_iter().flatten() {
+            let _ = waiter.answers.send(StreamAnswer::Moved { tag: waiter.tag });
+        }
+    }
+
+    /// The same for all runs.
     pub(crate) fn clear(&mut self) {
+        for waiter in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = waiter.answers.send(StreamAnswer::Moved { tag: waiter.tag });
+        }
         *self = Self::default();
     }
 }

@@ -5,6 +5,7 @@
 
 mod breakers;
 mod cache;
+mod cluster;
 mod config;
 mod document;
 mod events;
@@ -126,6 +127,7 @@ fn table() -> Routes {
     task_stream::routes(&mut routes);
     breakers::routes(&mut routes);
     cache::routes(&mut routes);
+    cluster::routes(&mut routes);
     overview::routes(&mut routes);
     health::routes(&mut routes);
     metrics::routes(&mut routes);

@@ -78,7 +78,7 @@ async fn why(
             .reasons
             .iter()
             .map(|reason| Reason {
-                code: reason.code,
+                code: &reason.code,
                 text: &reason.text,
             })
             .collect(),

@@ -5,6 +5,7 @@
 //! back goes on. A watcher that does not read holds nothing: its place in the stream is all that is kept for it.
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use levelflow_common::chunk::{TaskEnd, unpack};
 use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
 use levelflow_engine::record::RecordedStream;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Backend, PAGE, recovery_error, refused, run_not_found, store_error};
 use crate::actor::{Message, TaskStream};
+use crate::cluster::{Patience, Peer};
 
 /// Events that may wait for a watcher that reads slowly.
 const BUFFER: usize = 4;
@@ -162,8 +164,15 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
+        let mut patience = Patience::default();
         loop {
             let (run_id, item) = (self.run_id, self.item);
+            if let Some(peer) = self.backend.cluster.peer_of(run_id).await? {
+                match self.relay(peer, &mut patience).await? {
+                    Stop::Over => return Ok(()),
+                    Stop::Again => continue,
+                }
+            }
             let task_id = self.task_id.clone();
             let following = self
                 .backend
@@ -180,9 +189,44 @@ impl Follower {
                     Stop::Again => {}
                 },
                 Ok(TaskFollowing::Recorded) | Err(Rejection::RunNotFound(_)) => {
-                    return self.follow_record().await;
+                    match self.follow_record().await {
+                        // It is on its way to another coordinator.
+                        Err(error) if self.backend.cluster.is_shared() => {
+                            patience.wait(error).await?;
+                        }
+                        result => return result,
+                    }
                 }
                 Err(rejection) => return Err(refused(&rejection.into())),
+            }
+        }
+    }
+
+    /// Tells what another coordinator tells of the task.
+    async fn relay(&mut self, peer: Peer, patience: &mut Patience) -> Result<Stop, ApiError> {
+        let (task_id, cursor) = (self.task_id.clone(), self.cursor);
+        let mut events = match peer
+            .watch_task(self.run_id, task_id, self.item, cursor)
+            .await
+        {
+            Ok(events) => events,
+            Err(error) => return patience.wait(error).await.map(|()| Stop::Again),
+        };
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = self.events.closed() => return Ok(Stop::Over),
+            };
+            match event {
+                Some(Ok(event)) => {
+                    *patience = Patience::default();
+                    let is_last = matches!(event, ChunkEvent::Ended(_));
+                    if self.tell(event).await.is_err() || is_last {
+                        return Ok(Stop::Over);
+                    }
+                }
+                Some(Err(error)) => return patience.wait(error).await.map(|()| Stop::Again),
+                None => return Ok(Stop::Again),
             }
         }
     }

@@ -5,10 +5,10 @@ use levelflow_engine::record::{Kept, KeptEnd, Submitted};
 use levelflow_engine::task::Place;
 use levelflow_engine::{Explanation, Rejection, RunState, TaskIndex};
 use levelflow_proto::{ApiError, v1};
-use uuid::Uuid;
 
 use super::{Backend, refused};
 use crate::actor::{Message, Refused};
+use crate::cluster::{Peer, elsewhere};
 
 impl Backend {
     pub(crate) async fn cancel(
@@ -16,6 +16,15 @@ impl Backend {
         run_id: RunId,
         reason: String,
     ) -> Result<RunStatus, ApiError> {
+        let here = || self.cancel_here(run_id, reason.clone());
+        let there = |peer: Peer| {
+            let reason = reason.clone();
+            async move { peer.cancel(run_id, reason).await }
+        };
+        self.cluster.at_run(run_id, here, there).await
+    }
+
+    async fn cancel_here(&self, run_id: RunId, reason: String) -> Result<RunStatus, ApiError> {
         let answer = self
             .ask(|reply| Message::Cancel {
                 run_id,
@@ -27,6 +36,7 @@ impl Backend {
             Ok(status) => Ok(status),
             Err(Refused::Engine(Rejection::RunNotFound(_))) => {
                 let status = self.stored_state(run_id).await?.status;
+                self.check_is_here(run_id, status)?;
                 let ended = Rejection::RunEnded { run_id, status };
                 Err(refused(&ended.into()))
             }
@@ -35,6 +45,12 @@ impl Backend {
     }
 
     pub(crate) async fn resume(&self, run_id: RunId) -> Result<v1::ResumeRunResponse, ApiError> {
+        let here = || self.resume_here(run_id);
+        let there = |peer: Peer| async move { peer.resume(run_id).await };
+        self.cluster.at_run(run_id, here, there).await
+    }
+
+    async fn resume_here(&self, run_id: RunId) -> Result<v1::ResumeRunResponse, ApiError> {
         let open = self.ask(|reply| Message::View { run_id, reply }).await?;
         let state = match open {
             Some(view) if !view.summary.status.is_terminal() => {
@@ -42,13 +58,14 @@ impl Backend {
             }
             _ => self.stored_state(run_id).await?,
         };
+        self.check_is_here(run_id, state.status)?;
         if state.status == RunStatus::Succeeded {
             return Err(not_resumable(run_id, state.status));
         }
         let kept = kept(&state, run_id);
         let count = kept.len() as u32;
         let submitted = Submitted {
-            run_id: RunId::from_uuid(Uuid::now_v7()),
+            run_id: self.cluster.new_run(&state.submitted.tenant, None),
             key: None,
             resumed_from: Some(run_id),
             kept,
@@ -69,10 +86,24 @@ impl Backend {
         task_id: String,
         item: Option<u32>,
     ) -> Result<Explanation, ApiError> {
+        let here = || self.explain_here(run_id, &task_id, item);
+        let there = |peer: Peer| {
+            let task_id = task_id.clone();
+            async move { peer.explain(run_id, task_id, item).await }
+        };
+        self.cluster.at_run(run_id, here, there).await
+    }
+
+    async fn explain_here(
+        &self,
+        run_id: RunId,
+        task_id: &str,
+        item: Option<u32>,
+    ) -> Result<Explanation, ApiError> {
         let open = self
             .ask(|reply| Message::Explain {
                 run_id,
-                task_id: task_id.clone(),
+                task_id: task_id.to_owned(),
                 item,
                 reply,
             })
@@ -81,8 +112,9 @@ impl Backend {
             Ok(explanation) => Ok(explanation),
             Err(Rejection::RunNotFound(_)) => {
                 let state = self.stored_state(run_id).await?;
-                let task = state.find(&task_id, item).ok_or_else(|| {
-                    let task = task_id.clone();
+                self.check_is_here(run_id, state.status)?;
+                let task = state.find(task_id, item).ok_or_else(|| {
+                    let task = task_id.to_owned();
                     refused(&Rejection::TaskNotFound { run_id, task }.into())
                 })?;
                 Ok(Explanation {
@@ -91,6 +123,16 @@ impl Backend {
                 })
             }
             Err(rejection) => Err(refused(&rejection.into())),
+        }
+    }
+}
+
+impl Backend {
+    /// A run that is open and not in the memory of the actor is on its way to another coordinator.
+    fn check_is_here(&self, run_id: RunId, status: RunStatus) -> Result<(), ApiError> {
+        match status.is_terminal() {
+            true => Ok(()),
+            false => Err(elsewhere(self.cluster.shard_of(run_id))),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Following a run: what happened so far from the store, then what happens.
 
+use futures_util::StreamExt as _;
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
 use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
 use levelflow_engine::{Fact, Record, RunNumber, RunState};
@@ -10,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::run_chunks::RunChunks;
 use super::{Backend, PAGE, TaskFollowing, recovery_error, run_not_found, store_error};
 use crate::actor::{Message, RunEnding, Watched};
+use crate::cluster::{Patience, Peer};
 
 /// Updates that may wait for a client that reads slowly.
 const BUFFER: usize = 64;
@@ -107,7 +109,14 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
+        let mut patience = Patience::default();
         loop {
+            if let Some(peer) = self.backend.cluster.peer_of(self.run_id).await? {
+                match self.relay(peer, &mut patience).await? {
+                    Some(Over) => return Ok(()),
+                    None => continue,
+                }
+            }
             // Subscribing first leaves no gap: what the store does not have yet comes live.
             let run_id = self.run_id;
             let chunks = self.chunks.is_some();
@@ -124,15 +133,56 @@ impl Follower {
                 return Ok(());
             }
             let Some(live) = live else {
-                return Err(ApiError::new(
-                    Code::StoreUnavailable,
-                    "the run is being recovered; watch it again",
-                ));
+                let message = "the run is being recovered; watch it again";
+                let error = ApiError::new(Code::StoreUnavailable, message);
+                if self.backend.cluster.is_shared() {
+                    // It is on its way to another coordinator.
+                    patience.wait(error).await?;
+                    continue;
+                }
+                return Err(error);
             };
             if self.follow_live(live).await?.is_some() || self.has_ended() {
                 return Ok(());
             }
             // The live updates broke off: this watcher was too slow, or the coordinator reloaded.
+        }
+    }
+
+    /// Tells what another coordinator tells of the run.
+    async fn relay(
+        &mut self,
+        peer: Peer,
+        patience: &mut Patience,
+    ) -> Result<Option<Over>, ApiError> {
+        let chunks = self.chunks.as_ref().map(RunChunks::known);
+        let mut updates = match peer.watch(self.run_id, self.after, chunks).await {
+            Ok(updates) => updates,
+            Err(error) => return patience.wait(error).await.map(|()| None),
+        };
+        // Should the run come here, its state is folded anew.
+        self.state = None;
+        loop {
+            let update = tokio::select! {
+                update = updates.next() => update,
+                () = self.updates.closed() => return Ok(Some(Over)),
+            };
+            match update {
+                Some(Ok(update)) => {
+                    *patience = Patience::default();
+                    self.after = update.sequence;
+                    if let Some(chunks) = &mut self.chunks {
+                        chunks.note(&update);
+                    }
+                    let is_end = |event: &RunEvent| matches!(event, RunEvent::Finished { .. });
+                    let is_last = update.events.iter().any(is_end);
+                    if self.updates.send(Ok(update)).await.is_err() || is_last {
+                        return Ok(Some(Over));
+                    }
+                }
+                Some(Err(error)) => return patience.wait(error).await.map(|()| None),
+                None => return Ok(None),
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use levelflow_store::RunFilter;
 
 use super::{Backend, store_error};
 use crate::actor::Message;
+use crate::cluster::Peer;
 
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
@@ -23,6 +24,12 @@ pub(crate) struct Page {
 
 impl Backend {
     pub(crate) async fn view(&self, run_id: RunId) -> Result<RunView, ApiError> {
+        let here = || self.view_here(run_id);
+        let there = |peer: Peer| async move { peer.view(run_id).await };
+        self.cluster.at_run(run_id, here, there).await
+    }
+
+    async fn view_here(&self, run_id: RunId) -> Result<RunView, ApiError> {
         let open = self.ask(|reply| Message::View { run_id, reply }).await?;
         match open {
             Some(view) => Ok(*view),

@@ -4,6 +4,7 @@
 mod breakers;
 mod cache;
 mod chunks;
+mod cluster;
 mod control;
 mod follow;
 mod listing;
@@ -18,21 +19,25 @@ mod workflow;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use levelflow_cache::Cache;
 use levelflow_common::{Code, RunId};
 use levelflow_engine::{Definition, RunNumber, RunState};
 use levelflow_proto::ApiError;
-use levelflow_store::{SequencedRecord, Store, StoreError};
+use levelflow_store::{SequencedRecord, Shards, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
+use tonic::metadata::MetadataMap;
 
 use crate::actor::{Message, Refused};
 use crate::clock::Clock;
+use crate::cluster::{Cluster, FORWARDED};
 use crate::definitions::Definitions;
 use crate::error::RecoveryError;
 
 pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
+pub(crate) use self::cluster::Clusters;
 pub(crate) use self::overview::alert_view;
 pub(crate) use self::session::Sessions;
 pub(crate) use self::submit::bind_inputs;
@@ -44,10 +49,16 @@ pub(crate) struct Backend {
     pub(crate) actor: mpsc::Sender<Message>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) definitions: Arc<Definitions>,
+    /// Where runs are.
+    pub(crate) cluster: Cluster,
+    /// Who has which shard, where coordinators share the store.
+    pub(crate) shards: Option<Arc<dyn Shards>>,
+    /// How long a shard is owned without a word from its owner.
+    pub(crate) shard_lease: Duration,
     pub(crate) clock: Clock,
     /// The result cache, if results are kept.
     pub(crate) cache: Option<Cache>,
-    pub(crate) dedup_window: std::time::Duration,
+    pub(crate) dedup_window: Duration,
     pub(crate) next_session: Arc<AtomicU64>,
 }
 
@@ -55,6 +66,15 @@ pub(crate) struct Backend {
 const PAGE: usize = 1000;
 
 impl Backend {
+    /// The same for a request, which may come from another coordinator.
+    pub(crate) fn of(&self, metadata: &MetadataMap) -> Self {
+        let mut backend = self.clone();
+        if metadata.contains_key(FORWARDED) {
+            backend.cluster = self.cluster.forwarded();
+        }
+        backend
+    }
+
     /// Asks the actor and waits for its answer.
     pub(crate) async fn ask<T>(
         &self,

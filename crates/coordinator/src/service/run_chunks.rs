@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use levelflow_common::chunk::unpack;
-use levelflow_common::event::TaskRef;
+use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
 use levelflow_common::{ChunkCursor, ChunkEvent};
 use levelflow_engine::record::RecordedStream;
 use tokio::sync::watch;
@@ -45,6 +45,25 @@ impl RunChunks {
         Self {
             cursors: cursors.into_iter().collect(),
             ..Self::default()
+        }
+    }
+
+    /// What the watcher knows.
+    pub(super) fn known(&self) -> Vec<(TaskRef, ChunkCursor)> {
+        let known = self.cursors.iter();
+        known
+            .map(|(task, &cursor)| (task.clone(), cursor))
+            .collect()
+    }
+
+    /// The watcher was told this by another coordinator.
+    pub(super) fn note(&mut self, update: &RunUpdate) {
+        for event in &update.events {
+            if let RunEvent::Streamed { task, event } = event
+                && let Some(cursor) = event.cursor()
+            {
+                self.cursors.insert(task.clone(), cursor);
+            }
         }
     }
 

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use levelflow_engine::Definition;
+use levelflow_common::RunId;
+use levelflow_engine::{Definition, Rejection};
 use levelflow_proto::v1::submission_answer::Answer;
 use levelflow_proto::{Enumeration as _, v1};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::submit::{Checked, response};
-use super::{Backend, refused};
-use crate::actor::{Accepted, Message, RunEnding, StreamAnswer, SubmitReply};
+use super::{Backend, parse_run_id, refused};
+use crate::actor::{Accepted, Message, Refused, RunEnding, StreamAnswer, SubmitReply};
 
 /// Submissions of one stream that may wait for their last answer before further ones are read.
 const MAX_OUTSTANDING: usize = 65_536;
@@ -34,6 +35,10 @@ pub(crate) struct SubmitStream {
 struct Outstanding {
     definition: Arc<Definition>,
     report_end: bool,
+    /// Once it was accepted.
+    run_id: Option<RunId>,
+    /// The request, where its shard may turn out to be elsewhere.
+    again: Option<v1::SubmitWorkflowRequest>,
 }
 
 impl SubmitStream {
@@ -97,15 +102,20 @@ impl SubmitStream {
         let tag = submission.tag;
         let report_end = submission.report_end;
         let request = submission.request.unwrap_or_default();
+        let again = self.backend.cluster.is_shared().then(|| request.clone());
         let sent = match self.backend.check_submit(request).await {
             Ok(Checked::New(submitted, definition)) => {
-                self.outstanding.insert(
-                    tag,
-                    Outstanding {
-                        definition: definition.clone(),
-                        report_end,
-                    },
-                );
+                let outstanding = Outstanding {
+                    definition: definition.clone(),
+                    report_end,
+                    run_id: None,
+                    again,
+                };
+                self.outstanding.insert(tag, outstanding);
+                if !self.backend.cluster.has(submitted.run_id) {
+                    self.submit_anywhere(tag);
+                    return;
+                }
                 let reply = SubmitReply::Stream {
                     tag,
                     report_end,
@@ -120,13 +130,13 @@ impl SubmitStream {
                     .await
             }
             Ok(Checked::Existing(run_id, definition)) => {
-                self.outstanding.insert(
-                    tag,
-                    Outstanding {
-                        definition,
-                        report_end,
-                    },
-                );
+                let outstanding = Outstanding {
+                    definition,
+                    report_end,
+                    run_id: None,
+                    again: None,
+                };
+                self.outstanding.insert(tag, outstanding);
                 let existing = true;
                 self.take_answer(StreamAnswer::Submitted {
                     tag,
@@ -145,23 +155,53 @@ impl SubmitStream {
     fn take_answer(&mut self, answer: StreamAnswer) {
         match answer {
             StreamAnswer::Submitted { tag, result } => {
-                let Some(submission) = self.outstanding.get(&tag) else {
+                let Some(submission) = self.outstanding.get_mut(&tag) else {
                     return;
                 };
                 match result {
                     Ok(accepted) => {
                         let answer = Answer::Accepted(response(accepted, &submission.definition));
+                        submission.run_id = Some(accepted.run_id);
+                        submission.again = None;
                         if !submission.report_end {
                             self.outstanding.remove(&tag);
                         } else if accepted.existing {
-                            self.find_end(tag, accepted);
+                            self.find_end(tag, accepted.run_id);
                         }
                         self.push(tag, answer);
+                    }
+                    Err(Refused::Engine(Rejection::ShardElsewhere(_)))
+                        if submission.again.is_some() =>
+                    {
+                        self.submit_anywhere(tag);
                     }
                     Err(why) => {
                         self.outstanding.remove(&tag);
                         self.push(tag, Answer::Refused(refused(&why).into()));
                     }
+                }
+            }
+            StreamAnswer::SubmittedElsewhere { tag, result } => match result {
+                Ok(accepted) => {
+                    let submission = self.outstanding.get(&tag);
+                    if submission.is_some_and(|it| it.report_end)
+                        && let Ok(run_id) = parse_run_id(&accepted.run_id)
+                    {
+                        self.find_end(tag, run_id);
+                    } else {
+                        self.outstanding.remove(&tag);
+                    }
+                    self.push(tag, Answer::Accepted(accepted));
+                }
+                Err(error) => {
+                    self.outstanding.remove(&tag);
+                    self.push(tag, Answer::Refused((*error).into()));
+                }
+            },
+            StreamAnswer::Moved { tag } => {
+                let submission = self.outstanding.get(&tag);
+                if let Some(run_id) = submission.and_then(|it| it.run_id) {
+                    self.find_end(tag, run_id);
                 }
             }
             StreamAnswer::Ended { tag, end } => {
@@ -171,12 +211,25 @@ impl SubmitStream {
         }
     }
 
-    /// The end of a run that was there before comes from following it.
-    fn find_end(&self, tag: u64, accepted: Accepted) {
+    /// Submits where the shard of the run is.
+    fn submit_anywhere(&mut self, tag: u64) {
+        let submission = self.outstanding.get_mut(&tag);
+        let Some(request) = submission.and_then(|it| it.again.take()) else {
+            return;
+        };
+        let (backend, answers) = (self.backend.clone(), self.answers.clone());
+        levelflow_runtime::task::spawn("submit elsewhere", async move {
+            let result = backend.submit(request).await.map_err(Box::new);
+            let _ = answers.send(StreamAnswer::SubmittedElsewhere { tag, result });
+        });
+    }
+
+    /// The end of a run that is not followed by the actor comes from following it.
+    fn find_end(&self, tag: u64, run_id: RunId) {
         let backend = self.backend.clone();
         let answers = self.answers.clone();
         levelflow_runtime::task::spawn("end of run", async move {
-            if let Ok(end) = backend.wait_for_end(accepted.run_id).await {
+            if let Ok(end) = backend.wait_for_end(run_id).await {
                 let _ = answers.send(StreamAnswer::Ended { tag, end });
             }
         });

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{Backend, refused, store_error};
 use crate::actor::{Accepted, Message, SubmitReply};
+use crate::cluster::Peer;
 
 /// The tenant of requests that name none.
 pub(crate) const DEFAULT_TENANT: &str = "default";
@@ -28,6 +29,34 @@ pub(crate) enum Checked {
 
 impl Backend {
     pub(crate) async fn submit(
+        &self,
+        mut request: v1::SubmitWorkflowRequest,
+    ) -> Result<v1::SubmitWorkflowResponse, ApiError> {
+        if !self.cluster.is_shared() {
+            return self.submit_here(request).await;
+        }
+        let is_keyed = !request.idempotency_key.is_empty() || request.deduplicate;
+        if !is_keyed && !self.cluster.has_any() {
+            // It goes to another coordinator, perhaps twice: one that does not answer may have taken it.
+            request.idempotency_key = format!("\u{1}{}", Uuid::now_v7());
+        }
+        let run_id = match self.check_submit(request.clone()).await? {
+            Checked::Existing(run_id, definition) => {
+                let existing = true;
+                return Ok(response(Accepted { run_id, existing }, &definition));
+            }
+            Checked::New(submitted, _) => submitted.run_id,
+        };
+        let shard = self.cluster.shard_of(run_id);
+        let here = || self.submit_here(request.clone());
+        let there = |peer: Peer| {
+            let request = request.clone();
+            async move { peer.submit(request).await }
+        };
+        self.cluster.at(shard, here, there).await
+    }
+
+    async fn submit_here(
         &self,
         request: v1::SubmitWorkflowRequest,
     ) -> Result<v1::SubmitWorkflowResponse, ApiError> {
@@ -97,7 +126,9 @@ impl Backend {
             return Ok(Checked::Existing(run_id, definition));
         }
         let submitted = Submitted {
-            run_id: RunId::from_uuid(Uuid::now_v7()),
+            run_id: self
+                .cluster
+                .new_run(&tenant, key.as_ref().map(|key| &*key.key)),
             digest: definition.digest,
             workflow: definition.name.clone(),
             tenant,

@@ -24,7 +24,8 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::SubmitWorkflowRequest>,
     ) -> Result<Response<v1::SubmitWorkflowResponse>, Status> {
-        Ok(Response::new(self.0.submit(request.into_inner()).await?))
+        let backend = self.0.of(request.metadata());
+        Ok(Response::new(backend.submit(request.into_inner()).await?))
     }
 
     type SubmitWorkflowsStream = ReceiverStream<Result<v1::SubmitWorkflowsResponse, Status>>;
@@ -41,8 +42,9 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::GetRunRequest>,
     ) -> Result<Response<v1::GetRunResponse>, Status> {
+        let backend = self.0.of(request.metadata());
         let run_id = parse_run_id(&request.get_ref().run_id)?;
-        let view = self.0.view(run_id).await?;
+        let view = backend.view(run_id).await?;
         Ok(Response::new(v1::GetRunResponse {
             run: Some(view.into()),
         }))
@@ -65,6 +67,7 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::WatchRunRequest>,
     ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let backend = self.0.of(request.metadata());
         let request = request.into_inner();
         let run_id = parse_run_id(&request.run_id)?;
         let known = request.cursors.into_iter().filter_map(|known| {
@@ -73,7 +76,7 @@ impl WorkflowService for Workflows {
             Some((TaskRef { task_id, item }, known.after?.into()))
         });
         let chunks = request.chunks.then(|| known.collect());
-        let updates = self.0.follow_with(run_id, request.after_sequence, chunks);
+        let updates = backend.follow_with(run_id, request.after_sequence, chunks);
         let messages =
             ReceiverStream::new(updates).map(|update| update.map(Into::into).map_err(Status::from));
         Ok(Response::new(Box::pin(messages)))
@@ -85,12 +88,11 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let backend = self.0.of(request.metadata());
         let request = request.into_inner();
         let run_id = parse_run_id(&request.run_id)?;
         let after = request.after.map(Into::into);
-        let events = self
-            .0
-            .follow_task(run_id, request.task_id, request.item, after);
+        let events = backend.follow_task(run_id, request.task_id, request.item, after);
         let messages =
             ReceiverStream::new(events).map(|event| event.map(Into::into).map_err(Status::from));
         Ok(Response::new(Box::pin(messages)))
@@ -100,9 +102,10 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let backend = self.0.of(request.metadata());
         let request = request.into_inner();
         let run_id = parse_run_id(&request.run_id)?;
-        let status = self.0.cancel(run_id, request.reason).await?;
+        let status = backend.cancel(run_id, request.reason).await?;
         Ok(Response::new(v1::CancelRunResponse {
             status: status.number(),
         }))
@@ -112,8 +115,9 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::ResumeRunRequest>,
     ) -> Result<Response<v1::ResumeRunResponse>, Status> {
+        let backend = self.0.of(request.metadata());
         let run_id = parse_run_id(&request.get_ref().run_id)?;
-        Ok(Response::new(self.0.resume(run_id).await?))
+        Ok(Response::new(backend.resume(run_id).await?))
     }
 
     async fn plan_workflow(
@@ -128,10 +132,10 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::ExplainTaskRequest>,
     ) -> Result<Response<v1::ExplainTaskResponse>, Status> {
+        let backend = self.0.of(request.metadata());
         let request = request.into_inner();
         let run_id = parse_run_id(&request.run_id)?;
-        let explanation = self
-            .0
+        let explanation = backend
             .explain(run_id, request.task_id, request.item)
             .await?;
         Ok(Response::new(v1::ExplainTaskResponse {
@@ -140,7 +144,7 @@ impl WorkflowService for Workflows {
                 .reasons
                 .into_iter()
                 .map(|reason| v1::Reason {
-                    code: reason.code.to_owned(),
+                    code: reason.code.into_owned(),
                     text: reason.text,
                 })
                 .collect(),
