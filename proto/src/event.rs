@@ -1,6 +1,6 @@
 //! What watchers of a run are told.
 
-use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
+use levelflow_common::event::{LevelOutput, RunEvent, RunUpdate, TaskRef};
 use levelflow_common::{Failure, RunStatus, Timestamp, WorkerId};
 
 use crate::enumeration::Enumeration as _;
@@ -128,9 +128,17 @@ impl From<RunEvent> for message::Event {
             RunEvent::TaskCancelled { task } => Self::TaskCancelled(message::TaskCancelled {
                 task: Some(task.into()),
             }),
-            RunEvent::LevelCompleted { level } => {
-                Self::LevelCompleted(message::LevelCompleted { level })
-            }
+            RunEvent::LevelCompleted {
+                level,
+                counts,
+                outputs,
+                unlisted,
+            } => Self::LevelCompleted(message::LevelCompleted {
+                level,
+                counts: Some(counts.into()),
+                outputs: outputs.into_iter().map(Into::into).collect(),
+                unlisted,
+            }),
             RunEvent::CancelRequested { reason } => {
                 Self::CancelRequested(message::CancelRequested { reason })
             }
@@ -210,7 +218,12 @@ impl TryFrom<v1::RunEvent> for RunEvent {
                 Event::TaskCancelled(event) => Self::TaskCancelled {
                     task: task_ref(event.task)?,
                 },
-                Event::LevelCompleted(event) => Self::LevelCompleted { level: event.level },
+                Event::LevelCompleted(event) => Self::LevelCompleted {
+                    level: event.level,
+                    counts: event.counts.unwrap_or_default().into(),
+                    outputs: event.outputs.into_iter().map(Into::into).collect(),
+                    unlisted: event.unlisted,
+                },
                 Event::CancelRequested(event) => Self::CancelRequested {
                     reason: event.reason,
                 },
@@ -241,6 +254,26 @@ fn task_ref(task: Option<message::TaskRef>) -> Result<TaskRef, InvalidField> {
     })
 }
 
+impl From<LevelOutput> for message::LevelOutput {
+    fn from(output: LevelOutput) -> Self {
+        Self {
+            task_id: output.task_id.as_ref().to_owned(),
+            bytes: output.bytes,
+            output: output.output.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<message::LevelOutput> for LevelOutput {
+    fn from(message: message::LevelOutput) -> Self {
+        Self {
+            task_id: message.task_id.into(),
+            bytes: message.bytes,
+            output: Some(message.output).filter(|output| !output.is_empty()),
+        }
+    }
+}
+
 fn required_failure(failure: Option<v1::Failure>) -> Result<Failure, InvalidField> {
     failure
         .map(Into::into)
@@ -252,6 +285,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use levelflow_common::view::TaskCounts;
     use levelflow_common::{CacheTier, CachedFrom, ChunkEvent, Code, FencingToken};
 
     use super::*;
@@ -338,7 +372,27 @@ mod tests {
                 because_of: Some("other".into()),
             },
             RunEvent::TaskCancelled { task: task.clone() },
-            RunEvent::LevelCompleted { level: 0 },
+            RunEvent::LevelCompleted {
+                level: 0,
+                counts: TaskCounts {
+                    total: 2,
+                    succeeded: 2,
+                    ..TaskCounts::default()
+                },
+                outputs: vec![
+                    LevelOutput {
+                        task_id: "fetch".into(),
+                        bytes: 3,
+                        output: Some(Bytes::from_static(b"[1]")),
+                    },
+                    LevelOutput {
+                        task_id: "long".into(),
+                        bytes: 100_000,
+                        output: None,
+                    },
+                ],
+                unlisted: 1,
+            },
             RunEvent::CancelRequested {
                 reason: String::new(),
             },
@@ -381,7 +435,13 @@ mod tests {
             sequence: 1,
             at_us: 1,
             events: vec![
-                RunEvent::LevelCompleted { level: 1 }.into(),
+                RunEvent::TaskCancelled {
+                    task: TaskRef {
+                        task_id: "fetch".into(),
+                        item: None,
+                    },
+                }
+                .into(),
                 v1::RunEvent {
                     event: Some(message::Event::Expanded(message::Expanded::default())),
                 },

@@ -9,6 +9,7 @@ use crate::chunk::ChunkEvent;
 use crate::id::{RunId, WorkerId};
 use crate::outcome::{Failure, RunStatus};
 use crate::time::Timestamp;
+use crate::view::TaskCounts;
 
 /// Events that one journal record caused, or live ones that no record stands behind.
 ///
@@ -30,6 +31,17 @@ pub struct TaskRef {
     pub task_id: Arc<str>,
     /// Its place in the list of a `for_each`.
     pub item: Option<u32>,
+}
+
+/// The output of a task, as the end of its level tells it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelOutput {
+    /// The task's id in the workflow.
+    pub task_id: Arc<str>,
+    /// How long the output is.
+    pub bytes: u32,
+    /// The output, a JSON value; none where it is too long to be told again.
+    pub output: Option<Bytes>,
 }
 
 impl RunEvent {
@@ -134,10 +146,16 @@ pub enum RunEvent {
         /// Which task.
         task: TaskRef,
     },
-    /// All tasks of a level have ended.
+    /// All tasks of a level have ended, in whatever way.
     LevelCompleted {
         /// Which, from 0.
         level: u32,
+        /// Its tasks, and the items of their lists, by how they ended.
+        counts: TaskCounts,
+        /// What its tasks gave, in the order of the workflow. The output of a list is that of its items.
+        outputs: Vec<LevelOutput>,
+        /// Tasks with an output that are not in the list for want of room.
+        unlisted: u32,
     },
     /// Someone cancelled the run.
     CancelRequested {

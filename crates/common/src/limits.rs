@@ -28,6 +28,12 @@ pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 /// Bytes of the outputs that one run keeps in all, with the chunks that are recorded with them.
 pub const MAX_RUN_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of an output that is told again at the end of its level; of longer ones only their size is told.
+pub const MAX_LEVEL_OUTPUT_BYTES: usize = 64 * 1024;
+/// Bytes of the outputs that are told again when one record ends levels.
+pub const MAX_LEVEL_OUTPUTS_BYTES: usize = 1024 * 1024;
+/// Tasks with an output that are named when one record ends levels.
+pub const MAX_LEVEL_OUTPUTS: usize = 1000;
 /// Bytes of one chunk of a task's streamed output, as JSON.
 pub const MAX_CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that one attempt may give.

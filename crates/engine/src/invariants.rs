@@ -368,11 +368,6 @@ impl RunState {
                 }
             }
         }
-        if self.status.is_terminal() {
-            assert_eq!(self.open, 0);
-            assert!(self.tasks.iter().all(|task| task.status.is_terminal()));
-            return;
-        }
         let open = |task: TaskIndex| !self.task(task).status.is_terminal();
         for (level, tasks) in self.definition.plan.levels().iter().enumerate() {
             let left = tasks.iter().filter(|&&task| open(task)).count();
@@ -381,6 +376,11 @@ impl RunState {
                 left == 0,
                 "level {level} is miscounted"
             );
+        }
+        if self.status.is_terminal() {
+            assert_eq!(self.open, 0);
+            assert!(self.tasks.iter().all(|task| task.status.is_terminal()));
+            return;
         }
         let tasks = (0..defined as u32).map(TaskIndex);
         assert_eq!(

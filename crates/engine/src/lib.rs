@@ -24,6 +24,7 @@ mod flight;
 mod invariants;
 mod lane;
 mod lease;
+mod level;
 pub mod limit;
 mod live;
 mod measured;

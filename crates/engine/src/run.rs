@@ -265,6 +265,11 @@ impl RunState {
             } => {
                 self.cancel_open(0..self.tasks.len() as u32, at, changes);
                 self.open = 0;
+                for (level, open) in (0..).zip(&mut self.open_by_level) {
+                    if std::mem::take(open) > 0 {
+                        changes.push(Change::LevelCompleted(level));
+                    }
+                }
                 self.status = *status;
                 self.finished_at = Some(at);
                 self.outputs.clone_from(outputs);

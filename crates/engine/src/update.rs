@@ -3,6 +3,7 @@
 use levelflow_common::TaskStatus;
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
 
+use crate::level::Room;
 use crate::record::{Fact, Record, TaskIndex};
 use crate::run::{Change, RunState};
 
@@ -12,12 +13,13 @@ impl RunState {
         let mut changes = Vec::new();
         self.apply(record, &mut changes);
         let mut events = Vec::new();
+        let mut room = Room::default();
         self.tell_fact(&record.fact, &mut events);
         for change in changes {
             match change {
                 Change::Ready(_) => {}
                 Change::Ended(task) => events.push(self.tell_end(task)),
-                Change::LevelCompleted(level) => events.push(RunEvent::LevelCompleted { level }),
+                Change::LevelCompleted(level) => events.push(self.tell_level(level, &mut room)),
             }
         }
         if let Fact::Finished {

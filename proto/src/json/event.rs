@@ -1,6 +1,7 @@
 //! What happens in a run.
 
-use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
+use levelflow_common::event::{LevelOutput, RunEvent, RunUpdate, TaskRef};
+use levelflow_common::view::TaskCounts;
 use levelflow_common::{Failure, RunStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -61,6 +62,19 @@ struct Task<'a> {
     id: &'a str,
     /// Its place in the list of a `for_each`.
     item: Option<u32>,
+}
+
+/// The output of a task, told again at the end of its level.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LevelOutput")]
+struct Output<'a> {
+    /// The task's id in the workflow.
+    id: &'a str,
+    /// How long the output is.
+    bytes: u32,
+    /// The output; left out where it is too long to be told again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<JsonText<'a>>,
 }
 
 /// What happened.
@@ -159,10 +173,16 @@ enum Body<'a> {
         /// Which task.
         task: Task<'a>,
     },
-    /// All tasks of a level have ended.
+    /// All tasks of a level have ended, in whatever way.
     LevelCompleted {
         /// Which, from 0.
         level: u32,
+        /// Its tasks, and the items of their lists, by how they ended.
+        counts: TaskCounts,
+        /// What its tasks gave, in the order of the workflow. The output of a list is that of its items.
+        outputs: Vec<Output<'a>>,
+        /// Tasks with an output that are not in the list for want of room.
+        unlisted: u32,
     },
     /// Someone cancelled the run.
     CancelRequested {
@@ -185,6 +205,16 @@ impl<'a> From<&'a TaskRef> for Task<'a> {
         Self {
             id: &task.task_id,
             item: task.item,
+        }
+    }
+}
+
+impl<'a> From<&'a LevelOutput> for Output<'a> {
+    fn from(output: &'a LevelOutput) -> Self {
+        Self {
+            id: &output.task_id,
+            bytes: output.bytes,
+            output: output.output.as_deref().and_then(JsonText::read),
         }
     }
 }
@@ -268,7 +298,17 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 because_of: because_of.as_deref(),
             },
             RunEvent::TaskCancelled { task } => Self::TaskCancelled { task: task.into() },
-            RunEvent::LevelCompleted { level } => Self::LevelCompleted { level: *level },
+            RunEvent::LevelCompleted {
+                level,
+                counts,
+                outputs,
+                unlisted,
+            } => Self::LevelCompleted {
+                level: *level,
+                counts: *counts,
+                outputs: outputs.iter().map(Into::into).collect(),
+                unlisted: *unlisted,
+            },
             RunEvent::CancelRequested { reason } => Self::CancelRequested { reason },
             RunEvent::Finished {
                 status,
@@ -297,7 +337,28 @@ mod tests {
             sequence: 7,
             at: Timestamp::from_micros(1_700_000_000_000_000),
             events: vec![
-                RunEvent::LevelCompleted { level: 0 },
+                RunEvent::LevelCompleted {
+                    level: 0,
+                    counts: TaskCounts {
+                        total: 3,
+                        succeeded: 2,
+                        failed: 1,
+                        ..TaskCounts::default()
+                    },
+                    outputs: vec![
+                        LevelOutput {
+                            task_id: "null".into(),
+                            bytes: 4,
+                            output: Some(Bytes::from_static(b"null")),
+                        },
+                        LevelOutput {
+                            task_id: "long".into(),
+                            bytes: 70_000,
+                            output: None,
+                        },
+                    ],
+                    unlisted: 0,
+                },
                 RunEvent::Finished {
                     status: RunStatus::Succeeded,
                     outputs: Some(Bytes::from_static(b"{\n \"n\": 1\n}")),
@@ -319,6 +380,12 @@ mod tests {
                 json!({
                     "event": "level_completed",
                     "level": 0,
+                    "counts": { "total": 3, "succeeded": 2, "failed": 1, "skipped": 0, "cancelled": 0 },
+                    "outputs": [
+                        { "id": "null", "bytes": 4, "output": null },
+                        { "id": "long", "bytes": 70_000 },
+                    ],
+                    "unlisted": 0,
                     "sequence": 7,
                     "at": "2023-11-14T22:13:20.000Z",
                 }),

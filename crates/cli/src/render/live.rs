@@ -375,7 +375,19 @@ fn event_line(event: &RunEvent, at: Timestamp, progress: &Progress) -> Option<St
             None => format!("{}{} skipped by its `when`", level(task), name(task)),
         },
         RunEvent::TaskCancelled { task } => format!("{}{} cancelled", level(task), name(task)),
-        RunEvent::LevelCompleted { level } => format!("level {level} done"),
+        RunEvent::LevelCompleted { level, counts, .. } => {
+            let mut line = format!("level {level} done: {} succeeded", counts.succeeded);
+            for (count, word) in [
+                (counts.failed, "failed"),
+                (counts.skipped, "skipped"),
+                (counts.cancelled, "cancelled"),
+            ] {
+                if count > 0 {
+                    line.push_str(&format!(", {count} {word}"));
+                }
+            }
+            line
+        }
         RunEvent::CancelRequested { reason } if reason.is_empty() => "cancel requested".to_owned(),
         RunEvent::CancelRequested { reason } => format!("cancel requested: {reason}"),
         RunEvent::Finished { status, .. } => format!("run {}", status.as_str()),
@@ -394,6 +406,7 @@ pub(crate) fn first_line(message: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use levelflow_common::event::TaskRef;
+    use levelflow_common::view::TaskCounts;
     use levelflow_common::{Code, Failure, RunStatus, WorkerId};
 
     use super::*;
@@ -511,7 +524,17 @@ mod tests {
                     chunks: 0,
                     cached: None,
                 },
-                RunEvent::LevelCompleted { level: 0 },
+                RunEvent::LevelCompleted {
+                    level: 0,
+                    counts: TaskCounts {
+                        total: 3,
+                        succeeded: 1,
+                        skipped: 2,
+                        ..TaskCounts::default()
+                    },
+                    outputs: Vec::new(),
+                    unlisted: 0,
+                },
                 RunEvent::Finished {
                     status: RunStatus::Succeeded,
                     outputs: None,
@@ -524,7 +547,7 @@ mod tests {
             "run 01890a5d-ac96-774b-bcce-b302099a8057 of digest: 4 tasks in 3 levels\n\
              level 0  fetch attempt 1 failed, again in 2.00s: 503 Unavailable\n\
              level 0  fetch succeeded in 120ms\n\
-             level 0 done\n\
+             level 0 done: 1 succeeded, 2 skipped\n\
              run succeeded\n"
         );
     }

@@ -38,6 +38,18 @@ async fn a_watch_goes_on_after_a_crash_of_the_server() {
         events.push(watch.json_line().await);
     }
     assert_eq!(watch.ended().await.code(), Some(0));
+    let mut levels = events
+        .iter()
+        .filter(|event| event["event"] == "level_completed");
+    let first = levels.next().unwrap();
+    assert_eq!(
+        (&first["level"], &first["counts"]["succeeded"]),
+        (&json!(0), &json!(1))
+    );
+    assert_eq!(
+        first["outputs"],
+        json!([{ "id": "quick", "bytes": 1, "output": 1 }])
+    );
     let of_tasks: Vec<(&str, u64)> = events
         .iter()
         .filter(|event| event["event"] != "attempt_started")

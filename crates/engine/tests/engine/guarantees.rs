@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::definitions::define;
+use crate::levels;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
@@ -605,6 +606,7 @@ impl World {
         for (number, fold) in &shell.store {
             let told = &shell.told[number];
             assert_eq!(told.view(), fold.view());
+            levels::check(fold, &shell.journals[number]);
             assert!(
                 shell.audit.ended.contains_key(&fold.submitted.run_id),
                 "nobody was told that a run ended"

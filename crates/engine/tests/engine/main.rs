@@ -11,6 +11,7 @@ mod definitions;
 mod explanations;
 mod flights;
 mod guarantees;
+mod levels;
 mod limits;
 mod lists;
 mod losses;
