@@ -26,6 +26,7 @@ impl From<WorkerView> for v1::Worker {
                 .map(|kind| kind.as_str().to_owned())
                 .collect(),
             handlers: worker.handlers.into_iter().collect(),
+            handler_versions: worker.handler_versions,
             connections: worker.connections.into_iter().collect(),
             session: worker.session.map(Into::into),
         }
@@ -48,6 +49,7 @@ impl TryFrom<v1::Worker> for WorkerView {
             // A newer coordinator may know kinds that are not known here.
             kinds: kinds.filter_map(|kind| TaskKind::parse(kind)).collect(),
             handlers: message.handlers.into_iter().collect(),
+            handler_versions: message.handler_versions,
             connections: message.connections.into_iter().collect(),
             session: message.session.map(TryInto::try_into).transpose()?,
         })
@@ -233,6 +235,7 @@ mod tests {
             labels: [("zone".to_owned(), "eu".to_owned())].into(),
             kinds: [TaskKind::Http, TaskKind::Sql].into(),
             handlers: set(&["resize"]),
+            handler_versions: [("resize".to_owned(), "2".to_owned())].into(),
             connections: set(&["main", "chat:small"]),
             session: Some(SessionView {
                 version: "0.1.0".to_owned(),

@@ -25,7 +25,7 @@ const MAX_PROBLEMS: usize = 100;
 ///
 /// Each line is a JSON object. Which result it is, is said by `key`, 64 hexadecimal digits, or by the task:
 /// `type`, `with` and `worker` as in the workflow, and its resolved `input` (for want of it, `with`) or its
-/// `cache_key`, with `scope` and `handler_version` where it has them. What it gave is in `output`. The
+/// `cache_key`, with `scope`, `version` and `handler_version` where it has them. What it gave is in `output`. The
 /// rest may be left out: `tenant`, `workflow`, `tags`, `ttl`, `took`.
 ///
 /// ```json
@@ -92,6 +92,8 @@ struct Line<'a> {
     cache_key: Option<Value>,
     #[serde(default)]
     scope: String,
+    #[serde(default)]
+    version: Option<String>,
     #[serde(default)]
     handler_version: String,
     #[serde(borrow)]
@@ -184,7 +186,7 @@ fn key_of(line: &Line<'_>) -> Result<CacheKey, WarmUpProblem> {
     };
     let policy = CachePolicy {
         key: line.cache_key.clone(),
-        version: (!line.handler_version.is_empty()).then(|| line.handler_version.clone()),
+        version: line.version.clone(),
         ..CachePolicy::default()
     };
     let parts = KeyParts {
@@ -196,7 +198,7 @@ fn key_of(line: &Line<'_>) -> Result<CacheKey, WarmUpProblem> {
             Some(_) => Subject::Explicit(&subject),
             None => Subject::Input(&subject),
         },
-        handler_version: "",
+        handler_version: &line.handler_version,
     };
     Ok(parts.key())
 }
@@ -249,6 +251,25 @@ mod tests {
         assert_eq!(terms.ttl, Some(Duration::from_secs(7200)));
         assert_eq!(terms.labels.workflow, "w");
         assert_eq!(terms.labels.tags, ["x"]);
+    }
+
+    #[test]
+    fn versions_are_part_of_what_a_result_is_found_by() {
+        let line = |more: &str| {
+            let text =
+                format!(r#"{{"type":"handler","with":{{"name":"h"}},"input":1,"output":2{more}}}"#);
+            let (_, mut kept) = lines(&text);
+            let (key, _, terms) = kept.remove(0);
+            (key, terms.handler_version)
+        };
+        let (plain, version) = line("");
+        assert_eq!(version, "");
+        let (of_policy, version) = line(r#","version":"2""#);
+        assert_eq!(version, "");
+        let (of_handler, version) = line(r#","handler_version":"2""#);
+        assert_eq!(version, "2");
+        let keys = std::collections::BTreeSet::from([plain, of_policy, of_handler]);
+        assert_eq!(keys.len(), 3);
     }
 
     #[test]

@@ -187,6 +187,7 @@ pub(crate) fn busy_worker() -> WorkerView {
         labels: [("zone".to_owned(), "eu".to_owned())].into(),
         kinds: [TaskKind::Http].into(),
         handlers: [].into(),
+        handler_versions: [].into(),
         connections: [].into(),
         session: Some(SessionView {
             version: "0.1.0".to_owned(),

@@ -74,6 +74,8 @@ pub struct WorkerView {
     pub kinds: BTreeSet<TaskKind>,
     /// The handlers that it has.
     pub handlers: BTreeSet<String>,
+    /// The versions of those of them that have one.
+    pub handler_versions: BTreeMap<String, String>,
     /// The databases and language models that it can ask.
     pub connections: BTreeSet<String>,
     /// Its stream to the coordinator; none while it is lost.

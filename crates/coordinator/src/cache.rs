@@ -13,7 +13,7 @@ use levelflow_common::expression::{ExpressionError, Scope};
 use levelflow_common::{CacheKey, CacheTier, CacheUse, CachedFrom, FencingToken, TaskKind, chunk};
 use levelflow_engine::command::Computed as Kept;
 use levelflow_engine::record::RecordedStream;
-use levelflow_engine::{CacheSpec, Found, Lookup, Output};
+use levelflow_engine::{CacheSpec, Found, HandlerVersion, Lookup, Output};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -121,7 +121,7 @@ impl ResultCache {
                 workflow: kept.definition.name.as_ref().to_owned(),
                 tags: policy.tags.clone(),
             },
-            handler_version: policy.version.clone().unwrap_or_default(),
+            handler_version: kept.handler_version.as_str().to_owned(),
             ttl: policy.ttl.map(|ttl| ttl.0),
             failure_ttl: policy.on_error.map(|ttl| ttl.0),
         };
@@ -156,10 +156,12 @@ pub(crate) struct Asking<'a> {
     pub(crate) tenant: &'a str,
     /// What the run does with the cache.
     pub(crate) cache_use: CacheUse,
+    /// Whose results are meant.
+    pub(crate) handler_version: &'a HandlerVersion,
 }
 
 impl Asking<'_> {
-    /// What the result of a task is found by, and what memory has; none if the cache is left alone.
+    /// What the result of a task is found by, and what memory has.
     ///
     /// # Errors
     /// When the expressions of `cache.key` fail.
@@ -170,16 +172,17 @@ impl Asking<'_> {
         spec: &CacheSpec,
         input: &Value,
         scope: &Scope,
-    ) -> Result<Option<Lookup>, ExpressionError> {
-        if self.cache_use == CacheUse::Off {
-            return Ok(None);
-        }
+    ) -> Result<Lookup, ExpressionError> {
         let key = self.key(workflow, kind, spec, input, scope)?;
         let found = match self.cache_use {
             CacheUse::Use => self.cache.in_memory(key),
             CacheUse::Refresh | CacheUse::Off => None,
         };
-        Ok(Some(Lookup { key, found }))
+        Ok(Lookup {
+            key,
+            handler_version: self.handler_version.clone(),
+            found,
+        })
     }
 
     fn key(
@@ -213,7 +216,7 @@ impl Asking<'_> {
                 true => Subject::Explicit(&subject),
                 false => Subject::Input(&subject),
             },
-            handler_version: "",
+            handler_version: self.handler_version.as_str(),
         };
         Ok(parts.key())
     }

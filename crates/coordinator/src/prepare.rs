@@ -54,11 +54,15 @@ impl PreparePool {
         let cache = self.cache.clone();
         let runtime = self.runtime.clone();
         self.threads.spawn_fifo(move || {
-            let asking = cache.as_deref().map(|cache| Asking {
-                cache,
-                tenant: &work.tenant,
-                cache_use: work.cache,
-            });
+            let asking = match (&cache, &work.handler_version) {
+                (Some(cache), Some(version)) => Some(Asking {
+                    cache: cache.as_ref(),
+                    tenant: &work.tenant,
+                    cache_use: work.cache,
+                    handler_version: version,
+                }),
+                _ => None,
+            };
             let (context, item) = (&work.context, work.item.as_ref());
             let result = evaluate(context, work.defined, item, asking.as_ref());
             let missed = missed(&result).filter(|_| work.cache == CacheUse::Use);
@@ -223,7 +227,7 @@ fn evaluate(
         (Some(asking), Some(policy)) => {
             let workflow = &context.definition.name;
             let lookup = asking.look_up(workflow, spec.kind, policy, &input, &scope);
-            lookup.map_err(|error| failure(&error))?.map(Box::new)
+            Some(Box::new(lookup.map_err(|error| failure(&error))?))
         }
         _ => None,
     };

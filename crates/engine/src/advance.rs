@@ -113,8 +113,10 @@ impl Engine {
             Some((position, list.get(position as usize)?.clone()))
         });
         let cache = state.submitted.cache;
-        let is_looked_up =
-            cache == CacheUse::Use && state.definition.tasks[defined.0 as usize].cache.is_some();
+        let spec = &state.definition.tasks[defined.0 as usize];
+        let is_cached = cache != CacheUse::Off && spec.cache.is_some();
+        let handler_version = is_cached.then(|| self.handler_version(spec).ok()).flatten();
+        let is_looked_up = cache == CacheUse::Use && handler_version.is_some();
         let prepare = Prepare {
             run: key,
             task,
@@ -123,6 +125,7 @@ impl Engine {
             item,
             tenant: state.submitted.tenant.clone(),
             cache,
+            handler_version,
             context: context(state, needs.iter().copied().map(TaskIndex)),
         };
         if is_looked_up {

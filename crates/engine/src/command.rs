@@ -13,6 +13,7 @@ use crate::breaker::BreakerState;
 use crate::definition::Definition;
 use crate::event::{ReplyId, RunKey, SessionId, Ticket};
 use crate::flight::Output;
+use crate::handler_version::HandlerVersion;
 use crate::record::{RunNumber, TaskIndex};
 
 /// The number of a batch of journal entries, from 1. What happened in one batch becomes durable at once.
@@ -140,6 +141,8 @@ pub struct Prepare {
     pub tenant: Arc<str>,
     /// What it does with the cache.
     pub cache: CacheUse,
+    /// Under which version of its handler it is looked up and kept; none if it is neither.
+    pub handler_version: Option<HandlerVersion>,
     /// What expressions can refer to.
     pub context: RunContext,
 }
@@ -192,6 +195,8 @@ pub struct Computed {
     pub tenant: Arc<str>,
     /// The run that computed it.
     pub run_id: RunId,
+    /// The version of the handler that did.
+    pub handler_version: HandlerVersion,
     /// The output, or a failure that no retry can help.
     pub result: Result<Output, Failure>,
     /// How long the attempt took.

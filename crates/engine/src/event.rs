@@ -12,6 +12,7 @@ use levelflow_common::{
 
 use crate::definition::Definition;
 use crate::flight::Lookup;
+use crate::handler_version::HandlerVersion;
 use crate::limit::LimitKeys;
 use crate::record::{RecordedStream, Submitted, TaskIndex};
 
@@ -192,6 +193,8 @@ pub struct Hello {
     pub kinds: BTreeSet<TaskKind>,
     /// The handlers that it has.
     pub handlers: BTreeSet<String>,
+    /// The versions of those of them that have one.
+    pub handler_versions: BTreeMap<String, HandlerVersion>,
     /// The databases and language models that it can ask.
     pub connections: BTreeSet<String>,
     /// Attempts of an earlier session that are still running or whose outcomes are not acknowledged.

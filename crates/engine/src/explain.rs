@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use levelflow_common::{CacheKey, Priority, RunId, TaskStatus, Timestamp};
+use levelflow_common::{CacheKey, CacheUse, Priority, RunId, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
 use crate::breaker::BreakerState;
@@ -71,7 +71,7 @@ impl Engine {
         let idle = LiveTask::Idle;
         let live = run.tasks.get(task.0 as usize).unwrap_or(&idle);
         let status = served_status(&run.state, task, live);
-        let reasons = match live {
+        let mut reasons = match live {
             LiveTask::Idle => run.state.reasons(now, task),
             LiveTask::Gated => vec![self.why_gated(key, task)],
             LiveTask::Preparing(_) => {
@@ -105,6 +105,7 @@ impl Engine {
                     .collect()
             }
         };
+        reasons.extend(self.why_not_cached(key, task, live));
         Ok((run.recorded_in.0, Explanation { status, reasons }))
     }
 
@@ -119,6 +120,25 @@ impl Engine {
             "same_result",
             format!("another task computes the same result{text}"),
         )
+    }
+
+    /// Why the result of a task is neither looked up nor kept, although it names the cache.
+    fn why_not_cached(&self, key: RunKey, task: TaskIndex, live: &LiveTask) -> Option<Reason> {
+        let is_prepared = matches!(
+            live,
+            LiveTask::Queued { .. } | LiveTask::Parked { .. } | LiveTask::Leased(_)
+        );
+        let state = &self.run(key).state;
+        let spec = &state.definition.tasks[state.defined(task).0 as usize];
+        let is_cached = spec.cache.is_some() && state.submitted.cache != CacheUse::Off;
+        if !is_prepared || !is_cached || self.flights.has(key, task) {
+            return None;
+        }
+        let why = self.handler_version(spec).err()?;
+        Some(reason(
+            "version_unknown",
+            format!("its result is neither taken from the cache nor kept there: {why}"),
+        ))
     }
 
     fn why_gated(&self, key: RunKey, task: TaskIndex) -> Reason {

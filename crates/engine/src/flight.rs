@@ -12,6 +12,7 @@ use levelflow_common::{
 use crate::command::{BatchNumber, Command, Computed};
 use crate::engine::Engine;
 use crate::event::{RunKey, Ticket};
+use crate::handler_version::HandlerVersion;
 use crate::live::LiveTask;
 use crate::record::{Fact, RecordedStream, TaskIndex};
 
@@ -20,6 +21,8 @@ use crate::record::{Fact, RecordedStream, TaskIndex};
 pub struct Lookup {
     /// What its result is found by.
     pub key: CacheKey,
+    /// The version of its handler, which is part of the key.
+    pub handler_version: HandlerVersion,
     /// What was found.
     pub found: Option<Found>,
 }
@@ -44,12 +47,19 @@ pub struct Output {
 
 type TaskKey = (RunKey, TaskIndex);
 
+/// What a task computes or waits for.
+#[derive(Clone, Debug)]
+struct Sought {
+    key: CacheKey,
+    handler_version: HandlerVersion,
+}
+
 /// Who computes which result, and who waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     flights: BTreeMap<CacheKey, Flight>,
     /// What the tasks compute or wait for.
-    keys: BTreeMap<TaskKey, CacheKey>,
+    sought: BTreeMap<TaskKey, Sought>,
     /// Results that the cache may not have yet, or that a task may just have missed there.
     landed: BTreeMap<CacheKey, Landed>,
     /// Those that the cache has, each with the last task that was looked up before.
@@ -77,7 +87,7 @@ struct Flight {
 
 /// What becomes of those who waited.
 struct Landing {
-    key: CacheKey,
+    sought: Sought,
     /// Whether the task that left was the one that computed it.
     led: bool,
     followers: VecDeque<TaskKey>,
@@ -85,8 +95,8 @@ struct Landing {
 
 impl Flights {
     /// Has a task compute a result, unless another does: then it waits for that one.
-    fn join(&mut self, task: TaskKey, key: CacheKey) -> bool {
-        let flight = self.flights.entry(key).or_insert(Flight {
+    fn join(&mut self, task: TaskKey, sought: Sought) -> bool {
+        let flight = self.flights.entry(sought.key).or_insert(Flight {
             leader: task,
             followers: VecDeque::new(),
         });
@@ -94,36 +104,41 @@ impl Flights {
         if !leads {
             flight.followers.push_back(task);
         }
-        self.keys.insert(task, key);
+        self.sought.insert(task, sought);
         leads
     }
 
     /// Takes out a task that ended. What it computed or waited for, and, if it led, those who waited.
     fn leave(&mut self, task: TaskKey) -> Option<Landing> {
-        let key = self.keys.remove(&task)?;
+        let sought = self.sought.remove(&task)?;
         let mut followers = VecDeque::new();
         let mut led = false;
-        if let Some(flight) = self.flights.get_mut(&key) {
+        if let Some(flight) = self.flights.get_mut(&sought.key) {
             led = flight.leader == task;
             if led {
                 followers = std::mem::take(&mut flight.followers);
-                self.flights.remove(&key);
+                self.flights.remove(&sought.key);
             } else {
                 flight.followers.retain(|&follower| follower != task);
             }
         }
         for follower in &followers {
-            self.keys.remove(follower);
+            self.sought.remove(follower);
         }
         Some(Landing {
-            key,
+            sought,
             led,
             followers,
         })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.sought.is_empty()
+    }
+
+    /// Whether a task computes or waits for a result that others can use.
+    pub(crate) fn has(&self, key: RunKey, task: TaskIndex) -> bool {
+        self.sought.contains_key(&(key, task))
     }
 
     /// A task is being looked up.
@@ -170,15 +185,12 @@ impl Flights {
     /// # Panics
     /// When they do not agree.
     pub(crate) fn check_invariants(&self, following: impl Fn(TaskKey) -> Option<CacheKey>) {
+        let key_of = |task| self.sought.get(&task).map(|sought| sought.key);
         for (&key, flight) in &self.flights {
-            assert_eq!(
-                self.keys.get(&flight.leader),
-                Some(&key),
-                "a leader is lost"
-            );
+            assert_eq!(key_of(flight.leader), Some(key), "a leader is lost");
             assert_eq!(following(flight.leader), None, "a leader waits for itself");
             for follower in &flight.followers {
-                assert_eq!(self.keys.get(follower), Some(&key), "a follower is lost");
+                assert_eq!(key_of(*follower), Some(key), "a follower is lost");
                 assert_eq!(following(*follower), Some(key), "a follower does not wait");
             }
         }
@@ -199,13 +211,17 @@ impl Engine {
             self.use_found(now, key, task, found);
             return false;
         }
-        let is_another = |known: &CacheKey| *known != lookup.key;
-        if self.flights.keys.get(&(key, task)).is_some_and(is_another) {
+        let known = self.flights.sought.get(&(key, task));
+        if known.is_some_and(|known| known.key != lookup.key) {
             // It tries again, and computes something else than before.
             self.land(now, key, task);
         }
+        let sought = Sought {
+            key: lookup.key,
+            handler_version: lookup.handler_version,
+        };
         if self.run(key).state.submitted.cache == CacheUse::Refresh {
-            self.flights.keys.insert((key, task), lookup.key);
+            self.flights.sought.insert((key, task), sought);
             return true;
         }
         if let Some(landed) = self.flights.landed.get(&lookup.key) {
@@ -222,7 +238,7 @@ impl Engine {
                 return false;
             }
         }
-        if self.flights.join((key, task), lookup.key) {
+        if self.flights.join((key, task), sought) {
             return true;
         }
         // It leaves its place to others: the one that it waits for may need it.
@@ -264,7 +280,7 @@ impl Engine {
         stream: Option<&RecordedStream>,
     ) {
         if let Some(stream) = stream
-            && self.flights.keys.contains_key(&(key, task))
+            && self.flights.has(key, task)
         {
             let stream = Box::new(stream.clone());
             self.flights.streams.insert((key, task), stream);
@@ -301,10 +317,20 @@ impl Engine {
             None => (Duration::ZERO, took, state.attempts > 0),
         };
         let after = run.recorded_in.0;
+        let Landing {
+            sought,
+            led,
+            followers,
+        } = landing;
+        let spec = &run.state.definition.tasks[run.state.defined(task).0 as usize];
+        // A worker of another version computed something else than was asked for.
+        let is_sought =
+            !is_fresh || self.is_of_version(state.worker.as_ref(), spec, &sought.handler_version);
+        let result = result.filter(|_| is_sought);
         let is_kept = match &result {
             Some(result) if is_fresh => {
                 let result = result.clone();
-                self.keep(now, after, landing.key, (key, task), result, took)
+                self.keep(now, after, &sought, (key, task), result, took)
             }
             _ => false,
         };
@@ -314,7 +340,7 @@ impl Engine {
             saved,
         };
         let mut waiting = VecDeque::new();
-        for (key, task) in landing.followers {
+        for (key, task) in followers {
             let run = self.run(key);
             let state = &run.state;
             // What ended together with the leader waits for nothing, and was taken out of its place.
@@ -334,21 +360,21 @@ impl Engine {
             }
         }
         let Some(leader) = waiting.pop_front() else {
-            if landing.led && !is_kept {
-                let give_up = Command::GiveUp { key: landing.key };
+            if led && !is_kept {
+                let give_up = Command::GiveUp { key: sought.key };
                 self.command(BatchNumber::default(), give_up);
             }
             return;
         };
         for &task in [&leader].into_iter().chain(&waiting) {
-            self.flights.keys.insert(task, landing.key);
+            self.flights.sought.insert(task, sought.clone());
         }
         for &(key, task) in &waiting {
-            *self.live_task(key, task) = LiveTask::Following(landing.key);
+            *self.live_task(key, task) = LiveTask::Following(sought.key);
         }
         let followers = waiting;
         let flight = Flight { leader, followers };
-        self.flights.flights.insert(landing.key, flight);
+        self.flights.flights.insert(sought.key, flight);
         self.readmit(now, leader.0, leader.1);
     }
 
@@ -364,7 +390,7 @@ impl Engine {
         &mut self,
         now: Timestamp,
         after: BatchNumber,
-        cache_key: CacheKey,
+        sought: &Sought,
         (key, task): TaskKey,
         result: Result<Output, Failure>,
         took: Duration,
@@ -379,15 +405,16 @@ impl Engine {
             took,
         };
         let computed = Computed {
-            key: cache_key,
+            key: sought.key,
             definition: state.definition.clone(),
             task: state.defined(task),
             tenant: state.submitted.tenant.clone(),
             run_id: state.submitted.run_id,
+            handler_version: sought.handler_version.clone(),
             result,
             took,
         };
-        self.flights.landed.insert(cache_key, landed);
+        self.flights.landed.insert(sought.key, landed);
         self.command(after, Command::Keep(Box::new(computed)));
         true
     }

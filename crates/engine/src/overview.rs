@@ -80,6 +80,11 @@ impl Worker {
             labels: hello.labels.clone(),
             kinds: hello.kinds.clone(),
             handlers: hello.handlers.clone(),
+            handler_versions: hello
+                .handler_versions
+                .iter()
+                .map(|(name, version)| (name.clone(), version.as_str().to_owned()))
+                .collect(),
             connections: hello.connections.clone(),
             session: None,
         }

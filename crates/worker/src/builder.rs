@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
+use levelflow_common::limits::MAX_CACHE_TAG_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -39,6 +40,13 @@ type Handlers = BTreeMap<String, Box<dyn Handler>>;
 type OnThreads = Box<dyn FnOnce(Threads) -> Box<dyn Handler>>;
 type InBatches = Box<dyn FnOnce(BatchOptions, Arc<Usage>) -> (Box<dyn Handler>, Gatherer)>;
 
+/// A handler as it was described.
+struct Registration {
+    name: String,
+    version: Option<String>,
+    handler: Registered,
+}
+
 enum Registered {
     Async(Box<dyn Handler>),
     Batch(BatchOptions, InBatches),
@@ -52,7 +60,9 @@ enum Registered {
 pub struct WorkerBuilder {
     config: WorkerConfig,
     channel: Option<Channel>,
-    handlers: Vec<(String, Registered)>,
+    handlers: Vec<Registration>,
+    /// A version was given before there was a handler to have it.
+    stray_version: Option<String>,
     guard_programs: bool,
     reliefs: Vec<Relief>,
 }
@@ -222,7 +232,7 @@ impl WorkerBuilder {
     /// [`WorkerBuilder::cancel_grace`] is dropped. It must not hold up its thread: compute in a [`WorkerBuilder::cpu_handler`], wait without
     /// `await` in a [`WorkerBuilder::blocking_handler`].
     #[must_use]
-    pub fn handler<F, I, O, Fut>(mut self, name: impl Into<String>, function: F) -> Self
+    pub fn handler<F, I, O, Fut>(self, name: impl Into<String>, function: F) -> Self
     where
         F: Fn(Context, I) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<O, HandlerError>> + Send + 'static,
@@ -230,8 +240,7 @@ impl WorkerBuilder {
         O: Serialize + Send + 'static,
     {
         let handler = Registered::Async(Box::new(AsyncHandler::new(function)));
-        self.handlers.push((name.into(), handler));
-        self
+        self.register(name.into(), handler)
     }
 
     /// Registers an async handler that gets many attempts in one call, for work that is cheaper
@@ -264,7 +273,7 @@ impl WorkerBuilder {
     /// all its attempts, and so does a wrong number of results, for good. Several calls may run at once.
     #[must_use]
     pub fn batch_handler<F, I, O, Fut>(
-        mut self,
+        self,
         name: impl Into<String>,
         options: BatchOptions,
         function: F,
@@ -276,37 +285,33 @@ impl WorkerBuilder {
         O: Serialize + Send + 'static,
     {
         let make = |options, usage| batch_handler(function, options, usage);
-        self.handlers
-            .push((name.into(), Registered::Batch(options, Box::new(make))));
-        self
+        self.register(name.into(), Registered::Batch(options, Box::new(make)))
     }
 
     /// Registers a handler that computes: it runs on a pool with one thread a core. On Linux the threads
     /// have a lower priority (10 nicer) than those that serve and wait.
     #[must_use]
-    pub fn cpu_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
+    pub fn cpu_handler<F, I, O>(self, name: impl Into<String>, function: F) -> Self
     where
         F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
         I: DeserializeOwned + 'static,
         O: Serialize + 'static,
     {
         let handler = Registered::Cpu(on_threads(function));
-        self.handlers.push((name.into(), handler));
-        self
+        self.register(name.into(), handler)
     }
 
     /// Registers a handler that waits without `await`, on files or with a blocking client: it runs on
     /// a thread of its own.
     #[must_use]
-    pub fn blocking_handler<F, I, O>(mut self, name: impl Into<String>, function: F) -> Self
+    pub fn blocking_handler<F, I, O>(self, name: impl Into<String>, function: F) -> Self
     where
         F: Fn(Context, I) -> Result<O, HandlerError> + Send + Sync + 'static,
         I: DeserializeOwned + 'static,
         O: Serialize + 'static,
     {
         let handler = Registered::Blocking(on_threads(function));
-        self.handlers.push((name.into(), handler));
-        self
+        self.register(name.into(), handler)
     }
 
     /// Registers a handler whose attempts run in child processes of the worker, one at a time in each:
@@ -338,7 +343,7 @@ impl WorkerBuilder {
     /// breaker.
     #[must_use]
     pub fn isolated_handler<F, I, O>(
-        mut self,
+        self,
         name: impl Into<String>,
         options: IsolationOptions,
         function: F,
@@ -352,25 +357,59 @@ impl WorkerBuilder {
             let output = function(context, read_input(input)?)?;
             write_output(&output)
         });
-        self.handlers
-            .push((name.into(), Registered::Isolated(options, function)));
+        self.register(name.into(), Registered::Isolated(options, function))
+    }
+
+    fn register(mut self, name: String, handler: Registered) -> Self {
+        self.handlers.push(Registration {
+            name,
+            version: None,
+            handler,
+        });
+        self
+    }
+
+    /// The version of the handler that was registered last, such as `"2"` or a commit. Raise it when the
+    /// same input is to give another result: what the cache of the coordinator has of one version is
+    /// never used for another.
+    ///
+    /// ```
+    /// # use levelflow_worker::Worker;
+    /// let builder = Worker::builder()
+    ///     .handler("classify", async |_ctx, text: String| Ok(text.len()))
+    ///     .version("2");
+    /// # builder.build().unwrap();
+    /// ```
+    ///
+    /// While workers with different versions are connected, results of the handler are neither looked up
+    /// nor kept.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        match self.handlers.last_mut() {
+            Some(last) => last.version = Some(version.into()),
+            None => self.stray_version = Some(version.into()),
+        }
         self
     }
 
     /// Checks the description and makes the worker.
     ///
     /// # Errors
-    /// When a setting is out of its range, the address is malformed, a handler is registered twice,
-    /// or threads cannot be started.
+    /// When a setting is out of its range, the address is malformed, a handler is registered twice, a
+    /// version is of no handler, is empty or too long, or threads cannot be started.
     pub fn build(self) -> Result<Worker, WorkerError> {
         let Self {
             mut config,
             channel,
             handlers,
+            stray_version,
             guard_programs,
             mut reliefs,
         } = self;
         config.validate()?;
+        if let Some(version) = stray_version {
+            return Err(WorkerError::StrayVersion(version));
+        }
         if config.id.is_empty() {
             config.id = unique_id();
         }
@@ -389,6 +428,7 @@ impl WorkerBuilder {
             config,
             target,
             executors,
+            placed.versions,
             placed.gatherers,
             placed.role,
             reliefs,
@@ -408,6 +448,8 @@ where
 /// The handlers where they run.
 struct Placed {
     handlers: Handlers,
+    /// The versions of those that have one.
+    versions: BTreeMap<String, String>,
     gatherers: Vec<Gatherer>,
     pools: Vec<PoolSource>,
     role: Option<Role>,
@@ -415,19 +457,22 @@ struct Placed {
 
 impl Placed {
     /// Gives each handler the threads or processes that it runs on, or what gathers its attempts.
-    fn of(
-        registered: Vec<(String, Registered)>,
-        config: &WorkerConfig,
-    ) -> Result<Self, WorkerError> {
+    fn of(registered: Vec<Registration>, config: &WorkerConfig) -> Result<Self, WorkerError> {
         let mut placed = Self {
             handlers: BTreeMap::new(),
+            versions: BTreeMap::new(),
             gatherers: Vec::new(),
             pools: Vec::new(),
             role: Role::of_this_process(),
         };
         let mut cpu = None;
         let mut blocking = None;
-        for (name, handler) in registered {
+        for registration in registered {
+            let Registration {
+                name,
+                version,
+                handler,
+            } = registration;
             let handler = match handler {
                 Registered::Async(handler) => handler,
                 Registered::Batch(options, make) => {
@@ -459,6 +504,12 @@ impl Placed {
             };
             if placed.handlers.contains_key(&name) {
                 return Err(WorkerError::DuplicateHandler(name));
+            }
+            if let Some(version) = version {
+                if version.is_empty() || version.len() > MAX_CACHE_TAG_BYTES {
+                    return Err(WorkerError::HandlerVersion(name));
+                }
+                placed.versions.insert(name.clone(), version);
             }
             placed.handlers.insert(name, handler);
         }
@@ -535,5 +586,20 @@ mod tests {
             .err()
             .unwrap();
         assert_eq!(error.to_string(), "the handler `a` is registered twice");
+    }
+
+    #[test]
+    fn a_version_is_that_of_a_handler() {
+        let refused = |builder: WorkerBuilder| builder.build().err().unwrap().to_string();
+        assert_eq!(
+            refused(Worker::builder().version("2").handler("a", nothing)),
+            "the version `2` comes before the handler that has it"
+        );
+        for version in [String::new(), "x".repeat(257)] {
+            assert_eq!(
+                refused(Worker::builder().handler("a", nothing).version(version)),
+                "the version of the handler `a` must have 1 to 256 bytes"
+            );
+        }
     }
 }

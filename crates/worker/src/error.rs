@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use levelflow_common::Code;
+use levelflow_common::limits::MAX_CACHE_TAG_BYTES;
 use levelflow_proto::status::from_status;
 
 /// Why a worker could not be built, or ended other than by a drain.
@@ -28,6 +29,12 @@ pub enum WorkerError {
     /// Two handlers have the same name.
     #[error("the handler `{0}` is registered twice")]
     DuplicateHandler(String),
+    /// A version was given before any handler.
+    #[error("the version `{0}` comes before the handler that has it")]
+    StrayVersion(String),
+    /// The version of a handler is empty or too long.
+    #[error("the version of the handler `{0}` must have 1 to {MAX_CACHE_TAG_BYTES} bytes")]
+    HandlerVersion(String),
     /// The threads for CPU-heavy handlers could not be started.
     #[error("the threads for CPU-heavy handlers could not be started")]
     CpuThreads(#[source] rayon::ThreadPoolBuildError),
@@ -54,9 +61,11 @@ impl WorkerError {
     /// The stable code of the error.
     pub fn code(&self) -> Code {
         match self {
-            Self::Setting { .. } | Self::Address { .. } | Self::DuplicateHandler(_) => {
-                Code::ConfigInvalid
-            }
+            Self::Setting { .. }
+            | Self::Address { .. }
+            | Self::DuplicateHandler(_)
+            | Self::StrayVersion(_)
+            | Self::HandlerVersion(_) => Code::ConfigInvalid,
             Self::CpuThreads(_) | Self::Child(_) => Code::Internal,
             Self::Refused(status) => from_status(status).code(),
             Self::Protocol { .. } => Code::ProtocolUnsupported,

@@ -1,5 +1,6 @@
 //! A worker: sessions, one after the other, until it is told to end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use levelflow_proto::{PROTOCOL_VERSION, v1};
@@ -28,6 +29,7 @@ pub struct Worker {
     config: WorkerConfig,
     target: Target,
     executors: Executors,
+    handler_versions: BTreeMap<String, String>,
     gatherers: Vec<Gatherer>,
     role: Option<Role>,
     reliefs: Vec<Relief>,
@@ -43,6 +45,7 @@ impl Worker {
         config: WorkerConfig,
         target: Target,
         executors: Executors,
+        handler_versions: BTreeMap<String, String>,
         gatherers: Vec<Gatherer>,
         role: Option<Role>,
         reliefs: Vec<Relief>,
@@ -51,6 +54,7 @@ impl Worker {
             config,
             target,
             executors,
+            handler_versions,
             gatherers,
             role,
             reliefs,
@@ -110,6 +114,7 @@ impl Worker {
             config,
             target,
             executors,
+            handler_versions,
             gatherers,
             role: _,
             reliefs,
@@ -118,7 +123,7 @@ impl Worker {
             levelflow_runtime::task::spawn("gatherer", gatherer(shutdown.clone()));
         }
         executors.cache().open();
-        let hello = hello(&config, &executors);
+        let hello = hello(&config, &executors, handler_versions);
         let grace = config.cancel_grace.0;
         let (ends, ended) = mpsc::unbounded_channel();
         let (announce, chunks) = ChunkSpool::new();
@@ -193,7 +198,11 @@ fn finished(held: &Held) -> Result<(), WorkerError> {
     }
 }
 
-fn hello(config: &WorkerConfig, executors: &Executors) -> v1::Hello {
+fn hello(
+    config: &WorkerConfig,
+    executors: &Executors,
+    handler_versions: BTreeMap<String, String>,
+) -> v1::Hello {
     v1::Hello {
         worker_id: config.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -203,6 +212,7 @@ fn hello(config: &WorkerConfig, executors: &Executors) -> v1::Hello {
         labels: config.labels.clone(),
         kinds: executors.kinds().iter().map(ToString::to_string).collect(),
         handlers: executors.handlers().map(str::to_owned).collect(),
+        handler_versions,
         connections: executors.connections().collect(),
         held: Vec::new(),
         instance: Uuid::now_v7().as_u64_pair().1,

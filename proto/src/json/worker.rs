@@ -41,6 +41,8 @@ pub struct Worker<'a> {
     kinds: &'a BTreeSet<TaskKind>,
     /// The handlers that it has.
     handlers: &'a BTreeSet<String>,
+    /// The versions of those of them that have one.
+    handler_versions: &'a BTreeMap<String, String>,
     /// Databases by their names, language models as `chat:NAME`.
     connections: &'a BTreeSet<String>,
     /// Its stream to the coordinator; null while it is lost.
@@ -88,6 +90,7 @@ impl<'a> From<&'a WorkerView> for Worker<'a> {
             labels: &view.labels,
             kinds: &view.kinds,
             handlers: &view.handlers,
+            handler_versions: &view.handler_versions,
             connections: &view.connections,
             session: view.session.as_ref().map(Into::into),
         }

@@ -4,8 +4,9 @@ use levelflow_common::cache::CacheUse;
 use levelflow_common::view::RunView;
 use levelflow_common::{CacheTier, Code, RunStatus, TaskStatus};
 use levelflow_proto::Enumeration as _;
-use levelflow_worker::{CancellationToken, Context, Worker};
+use levelflow_worker::{CancellationToken, Context, Worker, WorkerEnd, WorkerError};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::client::{Client, eventually, submission};
 use crate::harness::{Home, Running, finish, text};
@@ -146,8 +147,8 @@ async fn results_that_are_known_are_put_in_from_a_file() {
     let client = Client::connect(&address).await;
     let lines = home.file(
         "known.jsonl",
-        "{\"type\":\"handler\",\"with\":{\"name\":\"nobody_has_it\"},\"input\":{\"n\":1},\"output\":7}\n\
-         {\"type\":\"handler\"}\n",
+        "{\"type\":\"process\",\"with\":{\"command\":[\"nobody-has-it\"]},\"output\":7}\n\
+         {\"type\":\"process\"}\n",
     );
     let (code, answer) = home.json(&["cache", "warm", text(&lines)]).await;
     assert_eq!(code, Some(2), "one line makes no sense");
@@ -166,8 +167,8 @@ async fn results_that_are_known_are_put_in_from_a_file() {
         "name": "known",
         "tasks": [{
             "id": "h",
-            "type": "handler",
-            "with": { "name": "nobody_has_it", "input": { "n": 1 } },
+            "type": "process",
+            "with": { "command": ["nobody-has-it"] },
             "cache": {},
         }],
     });
@@ -296,4 +297,82 @@ async fn handlers_keep_values_for_each_tenant() {
     }
     stop.cancel();
     assert!(running.await.unwrap().is_ok());
+}
+
+/// Runs a worker whose handler `answer` gives its own version, until it is told to stop.
+fn worker_of_version(
+    address: &str,
+    version: &'static str,
+) -> (
+    CancellationToken,
+    JoinHandle<Result<WorkerEnd, WorkerError>>,
+) {
+    let worker = Worker::builder()
+        .id(format!("v{version}"))
+        .address(format!("http://{address}"))
+        .handler(
+            "answer",
+            move |_ctx: Context, (): ()| async move { Ok(version) },
+        )
+        .version(version)
+        .build()
+        .unwrap();
+    let stop = CancellationToken::new();
+    let running = levelflow_runtime::task::spawn("worker", worker.run(stop.clone()));
+    (stop, running)
+}
+
+#[tokio::test]
+async fn results_of_a_handler_belong_to_its_version() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["coordinator"]).await;
+    let client = Client::connect(&address).await;
+    let flow = json!({
+        "name": "answer",
+        "tasks": [{ "id": "ask", "type": "handler", "with": { "name": "answer" }, "cache": {} }],
+    });
+    let answer = async || {
+        let run = ended(&client, &flow, CacheUse::Use).await;
+        let task = &run.tasks[0];
+        let output = task.output.as_deref().map(String::from_utf8_lossy);
+        (output.unwrap().into_owned(), task.cached.map(|it| it.tier))
+    };
+    let workers = async || {
+        let (_, listed) = home.json(&["workers"]).await;
+        let workers = listed["workers"].as_array().unwrap().iter();
+        let versions = workers.map(|worker| worker["handler_versions"].clone());
+        versions.collect::<Vec<_>>()
+    };
+    let (one, two) = (json!({ "answer": "1" }), json!({ "answer": "2" }));
+
+    let (stop_first, first) = worker_of_version(&address, "1");
+    eventually("the first worker is there", async || {
+        workers().await == [one.clone()]
+    })
+    .await;
+    assert_eq!(answer().await, ("\"1\"".to_owned(), None));
+    kept(&home, 1).await;
+    let memory = Some(CacheTier::Memory);
+    assert_eq!(answer().await, ("\"1\"".to_owned(), memory));
+
+    // While workers are replaced, either version may answer, and nothing is looked up or kept.
+    let (stop_second, second) = worker_of_version(&address, "2");
+    eventually("both workers are there", async || {
+        workers().await == [one.clone(), two.clone()]
+    })
+    .await;
+    for _ in 0..4 {
+        assert_eq!(answer().await.1, None);
+    }
+    stop_first.cancel();
+    assert!(first.await.unwrap().is_ok());
+    eventually("the first worker has gone", async || {
+        workers().await == [two.clone()]
+    })
+    .await;
+    assert_eq!(answer().await, ("\"2\"".to_owned(), None));
+    kept(&home, 2).await;
+    assert_eq!(answer().await, ("\"2\"".to_owned(), memory));
+    stop_second.cancel();
+    assert!(second.await.unwrap().is_ok());
 }

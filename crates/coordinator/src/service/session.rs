@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use levelflow_common::limits::MAX_HELLO_BYTES;
 use levelflow_common::{Code, FencingToken, TaskKind, WorkerId};
+use levelflow_engine::HandlerVersion;
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_proto::v1::worker_service_server::WorkerService;
 use levelflow_proto::{ApiError, PROTOCOL_VERSION, v1};
@@ -147,6 +148,11 @@ fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
         labels: hello.labels,
         kinds,
         handlers: hello.handlers.into_iter().collect(),
+        handler_versions: hello
+            .handler_versions
+            .into_iter()
+            .map(|(name, version)| (name, HandlerVersion::new(&version)))
+            .collect(),
         connections: hello.connections.into_iter().collect(),
         held: hello.held.into_iter().map(FencingToken).collect(),
     })
@@ -161,8 +167,9 @@ fn bytes_of(hello: &v1::Hello) -> usize {
         &hello.handlers,
         &hello.connections,
     ];
-    let labels = hello.labels.iter().flat_map(|(name, value)| [name, value]);
-    let texts = lists.into_iter().flatten().chain(labels);
+    let pairs = hello.labels.iter().chain(&hello.handler_versions);
+    let pairs = pairs.flat_map(|(name, value)| [name, value]);
+    let texts = lists.into_iter().flatten().chain(pairs);
     texts
         .chain([&hello.worker_id, &hello.version])
         .map(|text| PER_TEXT + text.len())
@@ -189,6 +196,10 @@ mod tests {
         for large in [
             v1::Hello {
                 labels: [("text".to_owned(), "x".repeat(MAX_HELLO_BYTES))].into(),
+                ..small.clone()
+            },
+            v1::Hello {
+                handler_versions: [("h".to_owned(), "x".repeat(MAX_HELLO_BYTES))].into(),
                 ..small.clone()
             },
             v1::Hello {

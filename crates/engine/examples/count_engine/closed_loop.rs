@@ -37,6 +37,7 @@ impl ClosedLoop {
             labels: BTreeMap::new(),
             kinds: TaskKind::ALL.into_iter().collect(),
             handlers: ["".to_owned()].into(),
+            handler_versions: [].into(),
             connections: BTreeSet::new(),
             held: Vec::new(),
         };

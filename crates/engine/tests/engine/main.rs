@@ -11,6 +11,7 @@ mod definitions;
 mod explanations;
 mod flights;
 mod guarantees;
+mod handler_versions;
 mod levels;
 mod limits;
 mod lists;

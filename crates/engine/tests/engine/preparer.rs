@@ -57,21 +57,27 @@ fn evaluate(prepare: &Prepare, mut scope: Scope, cache: &Cache) -> Result<Prepar
         return Ok(Preparation::Sleep(duration.unwrap().0));
     }
     let limits = spec.limits.as_ref();
-    let lookup = match (&spec.cache, prepare.cache) {
-        (None, _) | (_, CacheUse::Off) => None,
-        (Some(policy), cache_use) => {
+    let lookup = match (&spec.cache, &prepare.handler_version) {
+        (None, _) | (_, None) => None,
+        (Some(policy), Some(version)) => {
             let subject = match &policy.key {
                 Some(key) => render(key, &scope)?,
                 None => input.clone(),
             };
-            let text = format!("{} {} {subject}", prepare.tenant, policy.definition);
+            let (tenant, definition) = (&prepare.tenant, policy.definition);
+            let text = format!("{tenant} {definition} {} {subject}", version.as_str());
             let key = CacheKey::from_bytes(*WorkflowDigest::of(text.as_bytes()).as_bytes());
-            let kept = cache.get(&key).filter(|_| cache_use == CacheUse::Use);
+            let kept = cache.get(&key).filter(|_| prepare.cache == CacheUse::Use);
             let found = kept.map(|result| Found {
                 result: result.clone(),
                 from: FROM_MEMORY,
             });
-            Some(Box::new(Lookup { key, found }))
+            let handler_version = version.clone();
+            Some(Box::new(Lookup {
+                key,
+                handler_version,
+                found,
+            }))
         }
     };
     Ok(Preparation::Input {

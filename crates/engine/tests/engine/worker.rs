@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use levelflow_common::{AttemptResult, FencingToken, TaskKind, UpstreamReport, WorkerId};
+use levelflow_engine::HandlerVersion;
 use levelflow_engine::command::Attempt;
 use levelflow_engine::event::{Hello, Intake, SessionId};
 
@@ -14,6 +15,8 @@ pub(crate) struct FakeWorker {
     pub(crate) queues: BTreeSet<String>,
     pub(crate) connections: BTreeSet<String>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The versions of its handlers.
+    pub(crate) versions: BTreeMap<String, HandlerVersion>,
     pub(crate) session: Option<SessionId>,
     /// Credits granted in this session and not used.
     pub(crate) credits: u32,
@@ -39,6 +42,7 @@ impl FakeWorker {
             slots,
             queues: BTreeSet::from(["default".to_owned()]),
             labels: BTreeMap::new(),
+            versions: BTreeMap::new(),
             connections: BTreeSet::new(),
             session: None,
             credits: 0,
@@ -55,7 +59,8 @@ impl FakeWorker {
             queues: self.queues.clone(),
             labels: self.labels.clone(),
             kinds: TaskKind::ALL.into_iter().collect(),
-            handlers: BTreeSet::new(),
+            handlers: self.versions.keys().cloned().collect(),
+            handler_versions: self.versions.clone(),
             connections: self.connections.clone(),
             held: self.held.keys().copied().collect(),
         }
