@@ -25,7 +25,7 @@ pub struct RunUpdate {
 }
 
 /// A task of a run, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskRef {
     /// Its id in the workflow.
     pub task_id: Arc<str>,
@@ -118,7 +118,7 @@ pub enum RunEvent {
         output: Bytes,
         /// The run that computed it, where it was kept from an earlier one.
         reused_from: Option<RunId>,
-        /// Chunks that were recorded with it.
+        /// Chunks that were recorded with it. Of a result that was kept, only who asked for chunks is told.
         chunks: u32,
         /// Where it was found, if no attempt gave it.
         cached: Option<CachedFrom>,

@@ -6,15 +6,15 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use levelflow_common::chunk::{TaskEnd, unpack};
+use levelflow_common::chunk::unpack;
 use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
+use levelflow_engine::Rejection;
 use levelflow_engine::record::RecordedStream;
-use levelflow_engine::{Fact, Rejection, RunNumber, RunState, TaskIndex};
 use levelflow_proto::ApiError;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
-use super::{Backend, PAGE, recovery_error, refused, run_not_found, store_error};
+use super::{Backend, refused};
 use crate::actor::{Message, TaskStream};
 use crate::cluster::{Patience, Peer};
 
@@ -75,84 +75,6 @@ impl Backend {
         levelflow_runtime::task::spawn("follow task", follower.run());
         receiver
     }
-
-    /// How a task of a run that the store knows ended, and its chunks; no end if it has not.
-    async fn recorded_task(
-        &self,
-        run_id: RunId,
-        task_id: &str,
-        item: Option<u32>,
-    ) -> Result<RecordedTask, ApiError> {
-        let (state, streams) = self.stored_streams(run_id).await?;
-        let task = state.find(task_id, item).ok_or_else(|| {
-            let task = task_id.to_owned();
-            refused(&Rejection::TaskNotFound { run_id, task }.into())
-        })?;
-        let stream = streams.into_iter().find(|(of, _)| *of == task);
-        Ok(RecordedTask {
-            end: state.task_end(task),
-            stream: stream.map(|(_, stream)| *stream),
-            reused_from: state.task(task).reused_from.as_deref().copied(),
-        })
-    }
-
-    /// The state of a run, and the chunks of its tasks, from its journal.
-    async fn stored_streams(
-        &self,
-        run_id: RunId,
-    ) -> Result<(RunState, Vec<(TaskIndex, Box<RecordedStream>)>), ApiError> {
-        let mut state: Option<RunState> = None;
-        let mut streams = Vec::new();
-        loop {
-            let known = state.as_ref().map_or(0, |state| state.sequence);
-            let page = self.store.journal(run_id, known, PAGE).await;
-            let page = page
-                .map_err(store_error)?
-                .ok_or_else(|| run_not_found(run_id))?;
-            let is_last = page.len() < PAGE;
-            for sequenced in page {
-                let record = sequenced.record;
-                let state = match (&mut state, &record.fact) {
-                    (Some(state), _) => state,
-                    (none, Fact::Submitted(submitted)) => {
-                        let definition = self.definition(submitted.digest).await?;
-                        // The number only names the run in errors here.
-                        none.insert(RunState::new(RunNumber(0), submitted.clone(), definition))
-                    }
-                    (None, _) => return Err(headless(run_id)),
-                };
-                state
-                    .check(&record)
-                    .map_err(|error| recovery_error(&error.into()))?;
-                state.apply(&record, &mut Vec::new());
-                if let Fact::Succeeded {
-                    task,
-                    stream: Some(stream),
-                    ..
-                } = record.fact
-                {
-                    streams.push((task, stream));
-                }
-            }
-            if is_last {
-                let state = state.ok_or_else(|| headless(run_id))?;
-                return Ok((state, streams));
-            }
-        }
-    }
-}
-
-/// What the journal has of a task.
-struct RecordedTask {
-    end: Option<TaskEnd>,
-    stream: Option<RecordedStream>,
-    /// The run that computed its result, where that was kept.
-    reused_from: Option<RunId>,
-}
-
-fn headless(run_id: RunId) -> ApiError {
-    let message = format!("the journal of run {run_id} does not begin with a submit");
-    ApiError::new(Code::StoreCorrupt, message)
 }
 
 impl Follower {

@@ -1,8 +1,11 @@
 //! Following a run: what happened so far from the store, then what happens.
 
+use std::collections::{BTreeMap, HashMap};
+
 use futures_util::StreamExt as _;
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
 use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
+use levelflow_engine::record::RecordedStream;
 use levelflow_engine::{Fact, Record, RunNumber, RunState};
 use levelflow_proto::ApiError;
 use tokio::sync::mpsc;
@@ -34,6 +37,9 @@ struct Follower {
 
 /// The client has gone, or was told why it cannot go on.
 struct Over;
+
+/// Tasks whose results a run keeps: the attempt of each, and where the number of its chunks is told.
+type Kept<'a> = HashMap<&'a TaskRef, (u32, &'a mut u32)>;
 
 /// What a watcher that asks for chunks knows of them.
 pub(crate) type KnownChunks = Vec<(TaskRef, ChunkCursor)>;
@@ -301,11 +307,14 @@ impl Follower {
             .check(record)
             .map_err(|error| recovery_error(&error.into()))?;
         let before = state.sequence;
-        let update = state.advance(record);
+        let mut update = state.advance(record);
         if update.sequence <= self.after {
             return Ok(None);
         }
-        if self.chunks.is_some() && self.tell_chunks_before(before, record).await.is_some() {
+        if self.chunks.is_some()
+            && (self.tell_chunks_before(before, record).await.is_some()
+                || self.tell_kept_chunks(before, &mut update).await?.is_some())
+        {
             return Ok(Some(Over));
         }
         Ok(self.tell(update).await)
@@ -373,8 +382,65 @@ impl Follower {
             return None;
         };
         let task = self.state.as_ref()?.task_ref(*task);
-        for event in self.chunks.as_mut()?.recorded(&task, *attempt, stream) {
-            if self.tell_event(sequence, &task, event).await.is_some() {
+        self.tell_recorded(sequence, &task, *attempt, stream).await
+    }
+
+    /// Tells the chunks of results that the run keeps, from the journals of the runs that computed them.
+    async fn tell_kept_chunks(
+        &mut self,
+        sequence: u64,
+        update: &mut RunUpdate,
+    ) -> Result<Option<Over>, ApiError> {
+        let mut origins: BTreeMap<RunId, Kept<'_>> = BTreeMap::new();
+        for event in &mut update.events {
+            if let RunEvent::TaskSucceeded {
+                task,
+                attempt,
+                reused_from: Some(origin),
+                chunks,
+                ..
+            } = event
+            {
+                let kept = origins.entry(*origin).or_default();
+                kept.insert(task, (*attempt, chunks));
+            }
+        }
+        for (origin, mut kept) in origins {
+            let mut journal = self.backend.recorded_streams(origin);
+            while !kept.is_empty() {
+                let page = match journal.next().await {
+                    Ok(Some(page)) => page,
+                    Ok(None) => break,
+                    // Runs are kept for a time only.
+                    Err(error) if error.code() == Code::RunNotFound => break,
+                    Err(error) => return Err(error),
+                };
+                for (index, stream) in page {
+                    let task = journal.state()?.task_ref(index);
+                    let Some((attempt, chunks)) = kept.remove(&task) else {
+                        continue;
+                    };
+                    *chunks = stream.chunks;
+                    let told = self.tell_recorded(sequence, &task, attempt, &stream).await;
+                    if told.is_some() {
+                        return Ok(Some(Over));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells what the watcher does not know of the chunks of a result.
+    async fn tell_recorded(
+        &mut self,
+        sequence: u64,
+        task: &TaskRef,
+        attempt: u32,
+        stream: &RecordedStream,
+    ) -> Option<Over> {
+        for event in self.chunks.as_mut()?.recorded(task, attempt, stream) {
+            if self.tell_event(sequence, task, event).await.is_some() {
                 return Some(Over);
             }
         }

@@ -10,6 +10,7 @@ mod follow;
 mod listing;
 mod overview;
 mod plan;
+mod recorded;
 mod run_chunks;
 mod session;
 mod source;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
-use levelflow_common::{ChunkCursor, ChunkEvent};
+use levelflow_common::{ChunkCursor, ChunkEvent, RunStatus};
 use levelflow_proto::v1;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::Streaming;
 
-use super::{GATED, GATED_LINES, Seen};
+use super::{Chunks, GATED, GATED_LINES, Seen};
 use crate::client::{Client, answer};
 use crate::harness::{DEADLINE, Home, Running};
 
@@ -177,4 +177,82 @@ async fn an_event_of_chunks_names_task_and_place() {
         (Some(1), vec!["\"n2\"".into()]),
     ];
     assert_eq!(lines, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn a_resumed_run_tells_the_chunks_of_what_it_keeps() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    home.file("gate", "");
+    let mended = home.path("mended");
+    let mut workflow = workflow(&home);
+    let tasks = workflow["tasks"].as_array_mut().unwrap();
+    tasks[2]["with"]["command"] = json!(["sh", "-c", "test -e mended && echo last"]);
+    tasks[2]["retry"] = json!({ "max_attempts": 1 });
+    let script = "test $1 = n1 -o -e mended && echo $1";
+    tasks.push(json!({
+        "id": "each", "type": "process", "for_each": { "items": [1, 2] },
+        "with": {
+            "command": ["sh", "-c", script, "sh", "n${{ item }}"], "cwd": home.path(""), "stream": "lines",
+        },
+        "retry": { "max_attempts": 1 },
+    }));
+    let failed = client.start(&workflow).await;
+    client.ended(&failed).await;
+    std::fs::write(mended, "").unwrap();
+    let resumed = client.resume(&failed).await.unwrap().run_id;
+    let ended = client.ended(&resumed).await;
+    assert_eq!(ended.summary.status, RunStatus::Succeeded, "{ended:?}");
+
+    let mut watch = Watch::start(&client, &resumed, 0, &Known::new()).await;
+    let mut seen: BTreeMap<TaskRef, Seen> = BTreeMap::new();
+    let mut kept = Vec::new();
+    while let Some(update) = watch.next().await {
+        for event in update.events {
+            match event {
+                RunEvent::Streamed { task, event } => seen.entry(task).or_default().take(event),
+                RunEvent::TaskSucceeded {
+                    task,
+                    chunks,
+                    reused_from,
+                    ..
+                } if &*task.task_id != "each" || task.item.is_some() => {
+                    assert_eq!(seen[&task].chunks.len(), chunks as usize, "{task:?}");
+                    if reused_from.is_some() {
+                        kept.push(task);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(kept.len(), 3, "`a`, `b` and an item: {kept:?}");
+    for (task, seen) in &seen {
+        let single = Chunks::watch_item(&client, &resumed, &task.task_id, task.item, None).await;
+        let (alone, _) = single.unwrap().rest(Seen::default()).await;
+        assert_eq!(*seen, alone, "who watches {task:?} alone is told the same");
+    }
+    assert_eq!(seen.len(), 5);
+
+    // One that comes back in the middle of the chunks of a kept result goes on there.
+    let mut known = Known::new();
+    let mut part = seen[&kept[0]].clone();
+    part.chunks.truncate(1);
+    known.insert(kept[0].task_id.to_string(), part);
+    let mut rest = Watch::start(&client, &resumed, 0, &known).await;
+    let mut told = Vec::new();
+    while told.is_empty() {
+        for event in rest.next().await.unwrap().events {
+            if let RunEvent::Streamed { task, event } = event
+                && task == kept[0]
+            {
+                told.push(event);
+            }
+        }
+    }
+    assert!(
+        matches!(&told[0], ChunkEvent::Chunks { first: 1, chunks, .. } if chunks.len() == 3),
+        "{told:?}"
+    );
 }

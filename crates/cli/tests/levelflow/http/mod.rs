@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod readme;
 mod runs;
+mod task_streams;
 mod watchers;
 
 use std::sync::Once;

@@ -1,11 +1,9 @@
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use reqwest::StatusCode;
-use serde_json::json;
 
-use super::events::{Event, Events, recorded};
-use super::{Server, answer};
-use crate::api::{gated, open, quick};
+use super::Server;
+use super::events::{Events, recorded};
+use crate::api::{gated, open};
 use crate::harness::Home;
 
 const WATCHERS: usize = 300;
@@ -55,38 +53,4 @@ async fn streams_end_with_the_server() {
         "{rest:?}"
     );
     assert_eq!(running.ended().await.code(), Some(0));
-}
-
-#[tokio::test]
-async fn the_stream_of_a_task_ends_with_its_output() {
-    let home = Home::new();
-    let Server {
-        running: _server,
-        api,
-    } = Server::start(&home).await;
-    let run_id = api.start(&quick()).await;
-    let path = format!("/api/v1/runs/{run_id}/tasks/b/stream");
-    let whole = Events::at(&api, &path, None).await.rest().await;
-    let Some(Event { id, name, data }) = whole.last() else {
-        panic!("there is an end");
-    };
-    assert_eq!((id.as_deref(), name.as_str()), (Some("end"), "ended"));
-    let data: serde_json::Value = serde_json::from_str(data).unwrap();
-    assert_eq!(
-        (&data["state"], &data["output"]),
-        (&json!("succeeded"), &json!(2))
-    );
-    let over = api.get(&format!("{path}?after=end")).await;
-    assert_eq!(over.status, StatusCode::NO_CONTENT);
-    let again = Events::at(&api, &path, None).await.rest().await;
-    assert_eq!(again.last(), whole.last());
-
-    let none = api
-        .get(&format!("/api/v1/runs/{run_id}/tasks/c/stream"))
-        .await;
-    assert_eq!(none.status, 404, "{none:?}");
-    assert_eq!(none.body["code"], "task_not_found");
-    let wrong = api.request(reqwest::Method::GET, &path);
-    let wrong = answer(wrong.header("last-event-id", "x")).await;
-    assert_eq!(wrong.body["code"], "request_invalid", "{wrong:?}");
 }
