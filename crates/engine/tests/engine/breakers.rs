@@ -10,6 +10,7 @@ use levelflow_engine::{BreakerPolicy, BreakerState, Config};
 use serde_json::{Value, json};
 
 use crate::definitions::{flow, task};
+use crate::explanations::coded;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
@@ -70,7 +71,7 @@ fn many(shell: &mut Shell, runs: usize) -> Vec<RunId> {
 fn why(shell: &Shell, run: RunId, task: &str) -> (&'static str, String) {
     let explained = shell.engine.explain(shell.now, run, task, None).unwrap().1;
     let first = explained.reasons.into_iter().next().unwrap();
-    (first.code, first.text)
+    coded(first)
 }
 
 #[test]

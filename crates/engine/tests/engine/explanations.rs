@@ -1,10 +1,11 @@
 //! The exact reason why a task waits.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use levelflow_common::{Code, Failure, RunId};
-use levelflow_engine::Config;
 use levelflow_engine::event::Intake;
+use levelflow_engine::{Config, Reason};
 use serde_json::json;
 
 use crate::definitions::{define, flow, task};
@@ -20,7 +21,15 @@ fn why(shell: &Shell, run: RunId, task: &str, item: Option<u32>) -> Vec<(&'stati
         }
     };
     let told = reasons.into_iter();
-    told.map(|reason| (reason.code, reason.text)).collect()
+    told.map(coded).collect()
+}
+
+/// The code and the text of a reason.
+pub(crate) fn coded(reason: Reason) -> (&'static str, String) {
+    match reason.code {
+        Cow::Borrowed(code) => (code, reason.text),
+        Cow::Owned(code) => panic!("the engine gives no code like `{code}`"),
+    }
 }
 
 fn told(reasons: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {

@@ -9,6 +9,7 @@ use levelflow_engine::{Config, Definition, Event, HandlerVersion};
 use serde_json::json;
 
 use crate::definitions::{flow, task};
+use crate::explanations::coded;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
@@ -59,8 +60,7 @@ fn finish(shell: &mut Shell, output: &'static str) {
 
 fn why(shell: &Shell, run: RunId) -> Vec<(&'static str, String)> {
     let (_, told) = shell.engine.explain(shell.now, run, "a", None).unwrap();
-    let reasons = told.reasons.into_iter();
-    reasons.map(|reason| (reason.code, reason.text)).collect()
+    told.reasons.into_iter().map(coded).collect()
 }
 
 #[test]

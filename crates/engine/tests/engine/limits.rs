@@ -8,6 +8,7 @@ use levelflow_engine::{Config, Definition, Event};
 use serde_json::{Value, json};
 
 use crate::definitions::{define, flow, task};
+use crate::explanations::coded;
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
@@ -30,8 +31,7 @@ fn rated(id: &str, limit: u32, per: &str) -> Arc<Definition> {
 fn why(shell: &Shell, run: RunId, task: &str) -> (&'static str, String) {
     let (_, explanation) = shell.engine.explain(shell.now, run, task, None).unwrap();
     assert_eq!(explanation.status, TaskStatus::Ready);
-    let reason = &explanation.reasons[0];
-    (reason.code, reason.text.clone())
+    coded(explanation.reasons.into_iter().next().unwrap())
 }
 
 #[test]
