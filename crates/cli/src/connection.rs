@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use levelflow_coordinator::Storage;
+
 use crate::client::Client;
 use crate::embedded::Embedded;
 use crate::error::CliError;
@@ -59,7 +61,8 @@ impl Connection {
         data_dir: &Path,
         work: Work,
     ) -> Result<Self, CliError> {
-        let mut embedded = Embedded::start(settings, data_dir, None).await?;
+        let storage = Storage::DataDir(data_dir.to_owned());
+        let mut embedded = Embedded::start(settings, storage, None).await?;
         if work == Work::Do {
             embedded.start_worker(settings, data_dir)?;
         }

@@ -28,13 +28,12 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Starts a coordinator over a data directory.
+    /// Starts a coordinator.
     pub(crate) async fn start(
         settings: &Settings,
-        data_dir: &Path,
+        storage: Storage,
         listen: Option<Listen>,
     ) -> Result<Self, CliError> {
-        let storage = Storage::DataDir(data_dir.to_owned());
         let coordinator = Coordinator::start(settings.coordinator(listen, storage)).await?;
         Ok(Self {
             coordinator,

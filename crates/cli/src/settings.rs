@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
-use levelflow_coordinator::{AlertsConfig, CoordinatorConfig, HttpConfig, Listen, Storage};
+use levelflow_coordinator::{
+    AlertsConfig, ClusterConfig, CoordinatorConfig, HttpConfig, Listen, Storage,
+};
 use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
+use levelflow_store::postgres::Config as PostgresConfig;
 use levelflow_worker::WorkerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +74,43 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) alerts: AlertSettings,
     /// Whether results are kept; how is said in the section of the cache.
     pub(crate) cache: bool,
+    /// The database that coordinators share, in place of a data directory.
+    pub(crate) postgres: Option<PostgresConfig>,
+    /// How they share it.
+    pub(crate) cluster: ClusterSettings,
+}
+
+/// How coordinators share a store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClusterSettings {
+    /// Where other coordinators and workers reach this one, as `host:port`; where it listens if not given.
+    pub(crate) advertise: Option<String>,
+    /// How long a coordinator owns its shards without a word from it.
+    pub(crate) lease: HumanDuration,
+    /// How long attempts may go on when their shard goes to another coordinator.
+    pub(crate) hand_over: HumanDuration,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        let config = ClusterConfig::default();
+        Self {
+            advertise: config.advertise,
+            lease: HumanDuration(config.lease),
+            hand_over: HumanDuration(config.hand_over),
+        }
+    }
+}
+
+impl ClusterSettings {
+    fn config(&self) -> ClusterConfig {
+        ClusterConfig {
+            advertise: self.advertise.clone(),
+            lease: self.lease.0,
+            hand_over: self.hand_over.0,
+        }
+    }
 }
 
 /// The settings of the HTTP server of a coordinator.
@@ -216,6 +256,14 @@ impl BreakerSettings {
 }
 
 impl Settings {
+    /// Where a server keeps runs: in the database that is named, or in a directory.
+    pub(crate) fn storage(&self, data_dir: PathBuf) -> Storage {
+        match &self.coordinator.postgres {
+            Some(postgres) => Storage::Postgres(Box::new(postgres.clone())),
+            None => Storage::DataDir(data_dir),
+        }
+    }
+
     /// The configuration of a coordinator with these settings.
     pub(crate) fn coordinator(
         &self,
@@ -252,6 +300,7 @@ impl CoordinatorSettings {
             quarantine_after: self.quarantine_after,
             breaker: self.breaker.policy(),
             alerts: self.alerts.config(),
+            cluster: self.cluster.config(),
             ..CoordinatorConfig::default()
         }
     }
@@ -273,6 +322,8 @@ impl Default for CoordinatorSettings {
             breaker: BreakerSettings::default(),
             alerts: AlertSettings::default(),
             cache: config.cache.is_some(),
+            postgres: None,
+            cluster: ClusterSettings::default(),
         }
     }
 }
@@ -297,10 +348,11 @@ impl Default for Settings {
 
 impl Checked for Settings {
     fn validate(&self) -> Result<(), InvalidSetting> {
-        let coordinator = self.coordinator(None, Storage::Memory);
+        let coordinator = self.coordinator(None, self.storage(PathBuf::new()));
         if let Some((field, problem)) = coordinator.problem() {
             // These have sections of their own.
-            let key = if field.starts_with("http.") || field.starts_with("cache.") {
+            let own = ["http.", "cache.", "coordinator."];
+            let key = if own.iter().any(|section| field.starts_with(section)) {
                 field
             } else {
                 format!("coordinator.{field}")

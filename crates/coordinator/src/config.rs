@@ -7,6 +7,8 @@ use levelflow_cache::CacheConfig;
 use levelflow_common::limits;
 use levelflow_engine::BreakerPolicy;
 
+use levelflow_store::postgres::Config as PostgresConfig;
+
 use crate::http::HttpConfig;
 use crate::listen::Listen;
 use crate::webhook::AlertsConfig;
@@ -79,6 +81,8 @@ impl Default for ClusterConfig {
 pub enum Storage {
     /// In SQLite, in a directory that no other process uses.
     DataDir(PathBuf),
+    /// In PostgreSQL, which other coordinators may share.
+    Postgres(Box<PostgresConfig>),
     /// In memory: gone with the process.
     Memory,
 }
@@ -118,7 +122,11 @@ impl CoordinatorConfig {
         if let Some((field, problem)) = self.alerts.problem() {
             return Some((field.to_owned(), problem));
         }
-        let wrong = self.cache.as_ref()?.validate().err()?;
+        let store = match &self.storage {
+            Storage::Postgres(config) => config.validate().err(),
+            Storage::DataDir(_) | Storage::Memory => None,
+        };
+        let wrong = store.or_else(|| self.cache.as_ref()?.validate().err())?;
         Some((wrong.key, wrong.problem))
     }
 

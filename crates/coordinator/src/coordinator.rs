@@ -7,7 +7,7 @@ use std::time::Duration;
 use levelflow_cache::Cache;
 use levelflow_common::ShardCount;
 use levelflow_store::sqlite::Options;
-use levelflow_store::{Member, MemberId, Memory, Shards, Sqlite, Store, StoreError};
+use levelflow_store::{Member, MemberId, Memory, Postgres, Shards, Sqlite, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -291,6 +291,13 @@ fn member(
 async fn open_store(storage: Storage, address: Option<Listen>) -> Result<Opened, StoreError> {
     match storage {
         Storage::Memory => Ok(Opened::alone(Memory::default())),
+        Storage::Postgres(config) => {
+            let store = Arc::new(Postgres::open(&config).await?);
+            Ok(Opened {
+                shards: Some(store.clone()),
+                store,
+            })
+        }
         Storage::DataDir(path) => {
             let open = move || {
                 let store = Sqlite::open(&path, &Options::default())?;

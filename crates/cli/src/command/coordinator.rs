@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use levelflow_coordinator::Listen;
+use levelflow_coordinator::{Listen, Storage};
 use serde_json::json;
 
 use crate::arguments::{DataDirArgument, ListenArgument};
@@ -42,7 +42,10 @@ pub(crate) async fn serve(
     work: Work,
 ) -> Result<Exit, CliError> {
     let settings = &context.settings;
-    let mut embedded = Embedded::start(settings, data_dir, Some(settings.listen.clone())).await?;
+    let storage = settings.storage(data_dir.to_owned());
+    let is_shared = matches!(storage, Storage::Postgres(_));
+    let listen = Some(settings.listen.clone());
+    let mut embedded = Embedded::start(settings, storage, listen).await?;
     if work == Work::Do {
         embedded.start_worker(settings, data_dir)?;
     }
@@ -51,7 +54,7 @@ pub(crate) async fn serve(
         let answer = json!({
             "address": address,
             "http": embedded.http_address(),
-            "data_dir": data_dir,
+            "data_dir": (!is_shared).then_some(data_dir),
             "pid": std::process::id(),
         });
         context.print(&answer.to_string())?;
@@ -63,7 +66,10 @@ pub(crate) async fn serve(
         context.print(&format!(
             "serving gRPC on {address}{}, data in {}",
             http.unwrap_or_default(),
-            data_dir.display()
+            match is_shared {
+                true => "PostgreSQL".into(),
+                false => data_dir.to_string_lossy(),
+            }
         ))?;
     }
     context.interrupt.cancelled().await;
