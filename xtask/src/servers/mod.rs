@@ -3,6 +3,7 @@
 //!
 //! A server is a file here with a function that starts it, named in [`Servers::start`].
 
+mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
@@ -37,8 +38,13 @@ impl Servers {
             .prefix("levelflow-servers-")
             .tempdir()
             .context("no temporary directory for servers")?;
+        let postgres = postgres::start(folder.path()).context("PostgreSQL does not start")?;
+        let pgbouncer = pgbouncer::start(folder.path(), &postgres.address)
+            .context("PgBouncer does not start")?;
+        // Stopped in this order.
         let running = vec![
-            postgres::start(folder.path()).context("PostgreSQL does not start")?,
+            pgbouncer,
+            postgres,
             redis::start(folder.path()).context("Redis does not start")?,
         ];
         for server in &running {

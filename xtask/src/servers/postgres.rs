@@ -113,7 +113,8 @@ fn installed() -> Option<PathBuf> {
         })
 }
 
-fn ordinary_user() -> Result<User> {
+/// The user as which a server runs that refuses to run as root.
+pub(super) fn ordinary_user() -> Result<User> {
     let mut users = USERS.iter().filter_map(|name| User::from_name(name).ok()?);
     users
         .next()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use levelflow_common::inputs;
-use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
+use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS, MAX_NAME_BYTES};
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{CacheUse, Code, RunId};
 use levelflow_engine::record::SubmitKey;
@@ -109,6 +109,22 @@ impl Backend {
                 request.idempotency_key.len()
             );
             return Err(invalid("idempotency_key", message));
+        }
+        if request.tenant.len() > MAX_NAME_BYTES {
+            let message = format!(
+                "{} bytes; the limit is {MAX_NAME_BYTES}",
+                request.tenant.len()
+            );
+            return Err(invalid("tenant", message));
+        }
+        for (field, text) in [
+            ("idempotency_key", &request.idempotency_key),
+            ("tenant", &request.tenant),
+        ] {
+            if text.contains(char::is_control) {
+                let message = "may not have control characters".to_owned();
+                return Err(invalid(field, message));
+            }
         }
         let tenant: Arc<str> = match request.tenant.as_str() {
             "" => DEFAULT_TENANT.into(),

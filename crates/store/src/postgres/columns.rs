@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::database::Parameter;
 use super::partition::{Partition, Partitions};
+use super::text;
 use crate::codec::{self, Encoder};
 use crate::column;
 use crate::commit::CommittedEntry;
@@ -267,17 +268,15 @@ impl Submits {
         };
         self.progress.add(change);
         let key = submitted.key.as_ref();
-        let labels =
-            serde_json::to_string(&submitted.labels).expect("labels are a map of texts by text");
         self.run_ids.push(uuid(submitted.run_id));
-        self.workflows.push(submitted.workflow.to_string());
+        self.workflows.push(text::of(&submitted.workflow));
         self.digests.push(submitted.digest.as_bytes().to_vec());
-        self.tenants.push(submitted.tenant.to_string());
+        self.tenants.push(text::of(&submitted.tenant));
         self.priorities.push(submitted.priority.as_str());
-        self.labels.push(labels);
+        self.labels.push(text::of_labels(&submitted.labels));
         self.submitted_at.push(column::micros(*at));
         self.resumed_from.push(submitted.resumed_from.map(uuid));
-        self.keys.push(key.map(|key| key.key.to_string()));
+        self.keys.push(key.map(|key| text::of(&key.key)));
         self.key_contents.push(key.map(|key| key.content.to_vec()));
         self.key_expires_at
             .push(key.and_then(|key| key.expires_at).map(column::micros));

@@ -36,6 +36,7 @@ mod query;
 mod recovery;
 mod schema;
 mod shards;
+mod text;
 mod writer;
 
 pub use config::Config;

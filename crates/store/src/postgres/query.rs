@@ -1,15 +1,17 @@
 //! What is read from the database.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use levelflow_common::view::{RunSummary, TaskCounts};
 use levelflow_common::{RunId, Timestamp, WorkflowDigest};
 use levelflow_engine::RunNumber;
-use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use uuid::Uuid;
 
 use super::database::{Database, Parameter};
+use super::text;
 use crate::codec;
 use crate::column;
 use crate::error::{DecodeError, StoreError};
@@ -121,7 +123,7 @@ impl Database {
              ORDER BY number DESC LIMIT 1",
             self.schema
         );
-        let now = column::micros(now);
+        let (tenant, key, now) = (text::of(tenant), text::of(key), column::micros(now));
         let parameters: [Parameter<'_>; 3] = [
             (&tenant, Type::TEXT),
             (&key, Type::TEXT),
@@ -176,7 +178,7 @@ impl Condition {
         }
         for (column, wanted) in [("workflow", &filter.workflow), ("tenant", &filter.tenant)] {
             if let Some(wanted) = wanted {
-                condition.term(&format!("{column} ="), wanted.clone(), Type::TEXT);
+                condition.term(&format!("{column} ="), text::of(wanted), Type::TEXT);
             }
         }
         if let Some(bound) = filter.submitted_after {
@@ -186,9 +188,7 @@ impl Condition {
             condition.term("submitted_at <", column::micros(bound), Type::INT8);
         }
         if !filter.labels.is_empty() {
-            let labels =
-                serde_json::to_string(&filter.labels).expect("labels are a map of texts by text");
-            let place = condition.parameter(labels, Type::TEXT);
+            let place = condition.parameter(text::of_labels(&filter.labels), Type::TEXT);
             // The second term is that of the index.
             condition
                 .terms

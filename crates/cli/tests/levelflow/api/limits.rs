@@ -62,6 +62,19 @@ async fn inputs_keys_and_labels_over_their_limits_are_refused() {
     assert_eq!(error.code(), Code::RequestInvalid);
     assert_eq!(error.violations[0].field, "idempotency_key");
 
+    let text = |tenant: &str, key: &str| v1::SubmitWorkflowRequest {
+        tenant: tenant.to_owned(),
+        idempotency_key: key.to_owned(),
+        ..submission(&quick())
+    };
+    let error = client.submit(text("acme", "a\0b")).await.unwrap_err();
+    let problem = "`idempotency_key`: may not have control characters";
+    assert_eq!(error.message, problem);
+    let error = client.submit(text("a\u{1}", "a")).await.unwrap_err();
+    assert_eq!(error.message, "`tenant`: may not have control characters");
+    let error = client.submit(text(&"t".repeat(257), "")).await.unwrap_err();
+    assert_eq!(error.message, "`tenant`: 257 bytes; the limit is 256");
+
     let labels = (0..=MAX_LABELS)
         .map(|number| (number.to_string(), String::new()))
         .collect();
