@@ -1,9 +1,11 @@
-//! Measures how fast the SQLite store makes journal entries durable.
+//! Measures how fast a store makes journal entries durable.
 //!
 //! Runs of five tasks move side by side; each batch takes one step of so many runs. With a depth of 1
 //! every batch is one commit.
 //!
-//! `cargo run --release -p levelflow-store --example append_rate -- [BATCH] [DEPTH] [SECONDS] [DIR]`
+//! `cargo run --release -p levelflow-store --example append_rate -- [BATCH] [DEPTH] [SECONDS] [PLACE]`,
+//! where the place is a directory for SQLite, or the address of a PostgreSQL database, in which a schema is
+//! made and removed. `cargo xtask servers -- sh -c '… $TEST_POSTGRES_URL'` has one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -15,9 +17,13 @@ use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{RunId, RunStatus, Timestamp, WorkerId, WorkflowDigest};
 use levelflow_engine::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
-use levelflow_store::{Batch, Sqlite, Store as _};
+use levelflow_runtime::postgres::is_postgres;
+use levelflow_store::{
+    Batch, Member, MemberId, Postgres, Shards as _, Sqlite, Store, postgres, sqlite,
+};
 
 const TASKS: u64 = 5;
+const SCHEMA: &str = "append_rate";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -26,11 +32,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let depth: usize = args.next().as_deref().unwrap_or("1").parse()?;
     let seconds: u64 = args.next().as_deref().unwrap_or("5").parse()?;
     let temporary = tempfile::tempdir()?;
-    let dir = args
-        .next()
-        .map_or_else(|| temporary.path().to_owned(), PathBuf::from);
-
-    let store = Sqlite::open(&dir, &levelflow_store::sqlite::Options::default())?;
+    let place = args.next();
+    let url = place.clone().filter(|place| is_postgres(place));
+    let store: Box<dyn Store> = match &url {
+        Some(url) => Box::new(open_postgres(url).await?),
+        None => {
+            let dir = place.map_or_else(|| temporary.path().to_owned(), PathBuf::from);
+            Box::new(Sqlite::open(&dir, &sqlite::Options::default())?)
+        }
+    };
     let mut next_run = store.recover().await?.next_run.0;
     let mut step = 0;
     let mut waiting = VecDeque::new();
@@ -82,7 +92,40 @@ async fn main() -> Result<(), Box<dyn Error>> {
         reopened.elapsed()
     );
     store.close().await?;
+    if let Some(url) = url {
+        let remove = format!("DROP SCHEMA {SCHEMA} CASCADE");
+        connect(&url).await?.batch_execute(&remove).await?;
+    }
     Ok(())
+}
+
+/// A store whose coordinator owns all shards.
+async fn open_postgres(url: &str) -> Result<Postgres, Box<dyn Error>> {
+    let remove = format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE");
+    connect(url).await?.batch_execute(&remove).await?;
+    let config = postgres::Config {
+        schema: SCHEMA.to_owned(),
+        ..postgres::Config::at(url)
+    };
+    let store = Postgres::open(&config).await?;
+    let member = Member {
+        id: MemberId(uuid::Uuid::now_v7()),
+        address: "example".to_owned(),
+        http_address: None,
+        version: String::new(),
+        is_leaving: false,
+    };
+    let time = Duration::from_secs(3600);
+    store.renew(&member, time).await?;
+    let all: Vec<_> = store.count().all().collect();
+    store.claim(&all, time).await?;
+    Ok(store)
+}
+
+async fn connect(url: &str) -> Result<tokio_postgres::Client, Box<dyn Error>> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    levelflow_runtime::task::spawn("session", connection);
+    Ok(client)
 }
 
 /// What a run writes at a step: its submit, the success of a task, its end.

@@ -193,7 +193,7 @@ impl Writer {
                     self.connection = None;
                     tracing::warn!(%error, "the outcome of a commit is unknown");
                     tries.pause(error).await?;
-                    match self.settle(&columns).await {
+                    match self.settle(&columns, &tries).await {
                         Ok(Settled::Written) => return Ok(()),
                         Ok(Settled::NotWritten) => {}
                         Err(error) => {
@@ -237,10 +237,23 @@ impl Writer {
         written
     }
 
-    async fn settle(&mut self, columns: &Columns) -> Result<Settled, StoreError> {
-        let connection = self.database.connect().await?;
-        let settled =
-            commit::settle(&self.database, &connection, &self.membership, columns).await?;
+    /// Finds out about a commit, as long as there is time for it.
+    async fn settle(&mut self, columns: &Columns, tries: &Tries) -> Result<Settled, StoreError> {
+        let settle = async {
+            let connection = self.database.connect().await?;
+            let settled =
+                commit::settle(&self.database, &connection, &self.membership, columns).await?;
+            Ok((connection, settled))
+        };
+        let late = |_| {
+            Err(StoreError::TimedOut {
+                action: "find out about a commit",
+                limit: self.commit_within,
+            })
+        };
+        let (connection, settled) = tokio::time::timeout_at(tries.until, settle)
+            .await
+            .unwrap_or_else(late)?;
         tracing::info!(?settled, "found out about a commit");
         self.connection = Some(connection);
         Ok(settled)

@@ -59,6 +59,8 @@ impl Proxy {
         task::spawn("proxy", async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.unwrap();
+                client.set_nodelay(true).unwrap();
+                server.set_nodelay(true).unwrap();
                 let connection = serve(client, server, for_all.clone());
                 task::spawn("connection of the proxy", connection);
             }
