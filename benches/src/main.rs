@@ -44,7 +44,7 @@ enum Command {
     Limits(suite::limits::Arguments),
     /// Time from the start of processes to the first finished task, and of a recovery.
     Startup(suite::startup::Arguments),
-    /// Chunks on their way to many watchers.
+    /// Chunks on their way to many watchers, and the first chunk of a model.
     Streams(suite::streams::Arguments),
     /// Cost as work grows.
     Scale(suite::scale::Arguments),
@@ -62,6 +62,9 @@ enum Command {
     /// Serves what HTTP tasks call.
     #[command(hide = true)]
     HttpServer(suite::baseline::ServiceArguments),
+    /// Answers what chat tasks ask.
+    #[command(hide = true)]
+    ModelServer(suite::streams::ModelArguments),
     /// Answers attempts over a bare stream, for the limits.
     #[command(hide = true)]
     Echo(suite::limits::EchoArguments),
@@ -86,6 +89,7 @@ fn main() -> Result<()> {
         Command::Worker(arguments) => role::worker(&arguments),
         Command::Executor(arguments) => suite::baseline::execute(&arguments),
         Command::HttpServer(arguments) => suite::baseline::serve(&arguments),
+        Command::ModelServer(arguments) => suite::streams::serve(arguments),
         Command::Echo(arguments) => suite::limits::echo(&arguments),
     }
 }

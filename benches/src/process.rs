@@ -136,6 +136,8 @@ pub(crate) struct Layout {
     pub(crate) transport: Transport,
     /// Tasks that may wait before submits are refused.
     pub(crate) max_queue: usize,
+    /// Whether the coordinator serves HTTP, too.
+    pub(crate) http: bool,
     /// The settings of the result cache as JSON; the defaults if not given.
     pub(crate) cache: Option<String>,
 }
@@ -194,7 +196,21 @@ impl Cluster {
     }
 
     pub(crate) fn address(&self) -> String {
-        url(&self.coordinator.ready)
+        url(self.addresses().0)
+    }
+
+    /// Where it serves HTTP.
+    pub(crate) fn http_address(&self) -> Result<String> {
+        let (_, http) = self.addresses();
+        Ok(url(http.context("the coordinator serves no HTTP")?))
+    }
+
+    fn addresses(&self) -> (&str, Option<&str>) {
+        let ready = &self.coordinator.ready;
+        match ready.split_once(' ') {
+            Some((grpc, http)) => (grpc, Some(http)),
+            None => (ready, None),
+        }
     }
 
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
@@ -237,6 +253,9 @@ fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
         "--max-queue".to_owned(),
         layout.max_queue.to_string(),
     ];
+    if layout.http {
+        arguments.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
+    }
     if let Some(cache) = &layout.cache {
         arguments.extend(["--cache".to_owned(), cache.clone()]);
     }

@@ -24,6 +24,9 @@ pub(crate) struct CoordinatorArguments {
     data_dir: PathBuf,
     #[arg(long)]
     listen: Listen,
+    /// Where to serve HTTP; nowhere if not given.
+    #[arg(long)]
+    http: Option<Listen>,
     #[arg(long, default_value_t = 0)]
     threads: usize,
     #[arg(long)]
@@ -52,12 +55,16 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
             max_queue: arguments.max_queue,
             ..CoordinatorConfig::default()
         };
+        config.http.listen.clone_from(&arguments.http);
         if let Some(cache) = &arguments.cache {
             config.cache = Some(serde_json::from_str(cache)?);
         }
         let coordinator = Coordinator::start(config).await?;
         let address = coordinator.address().context("it listens")?;
-        println!("{READY}{address}");
+        match coordinator.http_address() {
+            Some(http) => println!("{READY}{address} {http}"),
+            None => println!("{READY}{address}"),
+        }
         std::io::stdout().flush()?;
         stop.cancelled().await;
         coordinator.shutdown(DRAIN).await;

@@ -61,6 +61,7 @@ impl Common {
             worker_threads: self.worker_threads,
             transport: self.transport,
             max_queue: MAX_QUEUE,
+            http: false,
             cache: None,
         }
     }
