@@ -6,6 +6,7 @@ use std::time::Duration;
 use levelflow_common::cache::CachePolicy;
 use levelflow_common::duration::{HumanDuration, InvalidDuration, LONGEST};
 use levelflow_common::retry::{AttemptCode, RetryPolicy};
+use levelflow_common::similar::{DEFAULT_REUSE, SemanticPolicy};
 use levelflow_common::workflow::{
     Concurrency, Edge, ForEach, InputSpec, InputType, Priority, RateLimit, Task, TaskKind,
     Timeouts, WorkerSelector, Workflow,
@@ -172,6 +173,12 @@ impl From<CachePolicy> for v1::CachePolicy {
             version: policy.version.unwrap_or_default(),
             tags: policy.tags,
             on_error: policy.on_error.map(duration_message),
+            semantic: policy.semantic.map(|semantic| v1::SemanticPolicy {
+                text: semantic.text,
+                model: semantic.model.unwrap_or_default(),
+                reuse: Some(semantic.reuse),
+                near: semantic.near,
+            }),
         }
     }
 }
@@ -352,6 +359,12 @@ impl Reader {
             version: text(message.version),
             tags: message.tags,
             on_error: self.duration(&format!("{path}.on_error"), message.on_error),
+            semantic: message.semantic.map(|semantic| SemanticPolicy {
+                text: semantic.text,
+                model: text(semantic.model),
+                reuse: semantic.reuse.unwrap_or(DEFAULT_REUSE),
+                near: semantic.near,
+            }),
         }
     }
 

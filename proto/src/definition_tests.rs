@@ -120,9 +120,10 @@ fn cache() -> impl Strategy<Value = CachePolicy> {
         prop::option::of(word()),
         prop::collection::vec(word(), 0..3),
         prop::option::of(duration()),
+        prop::option::of(semantic()),
     )
         .prop_map(
-            |(ttl, key, scope, normalize, version, tags, on_error)| CachePolicy {
+            |(ttl, key, scope, normalize, version, tags, on_error, semantic)| CachePolicy {
                 ttl,
                 key,
                 scope,
@@ -130,8 +131,21 @@ fn cache() -> impl Strategy<Value = CachePolicy> {
                 version,
                 tags,
                 on_error,
+                semantic,
             },
         )
+}
+
+fn semantic() -> impl Strategy<Value = SemanticPolicy> {
+    let near = prop::option::of(0.0..0.5);
+    (word(), prop::option::of(word()), 0.5..1.0, near).prop_map(|(text, model, reuse, near)| {
+        SemanticPolicy {
+            text,
+            model,
+            reuse,
+            near,
+        }
+    })
 }
 
 fn task() -> impl Strategy<Value = Task> {

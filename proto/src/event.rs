@@ -101,6 +101,7 @@ impl From<RunEvent> for message::Event {
                 reused_from,
                 chunks,
                 cached,
+                similar_to,
             } => Self::TaskSucceeded(message::TaskSucceeded {
                 task: Some(task.into()),
                 attempt,
@@ -109,6 +110,7 @@ impl From<RunEvent> for message::Event {
                 reused_from: run_id_text(reused_from),
                 chunks,
                 cached: cached.map(Into::into),
+                similar_to: similar_to.map(Into::into),
             }),
             RunEvent::TaskFailed {
                 task,
@@ -204,6 +206,7 @@ impl TryFrom<v1::RunEvent> for RunEvent {
                     reused_from: parse_optional_run_id("reused_from", &event.reused_from)?,
                     chunks: event.chunks,
                     cached: event.cached.map(TryInto::try_into).transpose()?,
+                    similar_to: event.similar_to.map(TryInto::try_into).transpose()?,
                 },
                 Event::TaskFailed(event) => Self::TaskFailed {
                     task: task_ref(event.task)?,
@@ -286,7 +289,9 @@ mod tests {
 
     use bytes::Bytes;
     use levelflow_common::view::TaskCounts;
-    use levelflow_common::{CacheTier, CachedFrom, ChunkEvent, Code, FencingToken};
+    use levelflow_common::{
+        CacheTier, CachedFrom, ChunkEvent, Code, FencingToken, Similar, Similarity,
+    };
 
     use super::*;
 
@@ -353,6 +358,11 @@ mod tests {
                     age: Duration::from_secs(3),
                     saved: Duration::from_millis(7),
                 }),
+                similar_to: Some(Similar {
+                    similarity: Similarity::from_millionths(912_345),
+                    run_id: run,
+                    task_id: "fetch".into(),
+                }),
             },
             RunEvent::TaskSucceeded {
                 task: task.clone(),
@@ -362,6 +372,7 @@ mod tests {
                 reused_from: Some(run),
                 chunks: 0,
                 cached: None,
+                similar_to: None,
             },
             RunEvent::TaskSkipped {
                 task: task.clone(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use levelflow_common::view::{RunSummary, RunView, TaskCounts, TaskView};
 use levelflow_common::{
-    CacheTier, CachedFrom, RunId, RunStatus, TaskKind, TaskStatus, Timestamp, WorkerId,
-    WorkflowDigest,
+    CacheTier, CachedFrom, RunId, RunStatus, Similar, Similarity, TaskKind, TaskStatus, Timestamp,
+    WorkerId, WorkflowDigest,
 };
 
 use crate::enumeration::Enumeration as _;
@@ -145,6 +145,28 @@ impl TryFrom<v1::CachedFrom> for CachedFrom {
     }
 }
 
+impl From<Similar> for v1::Similar {
+    fn from(similar: Similar) -> Self {
+        Self {
+            similarity: similar.similarity.cosine(),
+            run_id: similar.run_id.to_string(),
+            task_id: similar.task_id.as_ref().to_owned(),
+        }
+    }
+}
+
+impl TryFrom<v1::Similar> for Similar {
+    type Error = InvalidField;
+
+    fn try_from(message: v1::Similar) -> Result<Self, InvalidField> {
+        Ok(Self {
+            similarity: Similarity::new(message.similarity),
+            run_id: parse_run_id("similar_to.run_id", &message.run_id)?,
+            task_id: message.task_id.into(),
+        })
+    }
+}
+
 impl From<TaskView> for v1::Task {
     fn from(task: TaskView) -> Self {
         Self {
@@ -166,6 +188,7 @@ impl From<TaskView> for v1::Task {
             reused_from: run_id_text(task.reused_from),
             chunks: task.chunks,
             cached: task.cached.map(Into::into),
+            similar_to: task.similar_to.map(Into::into),
         }
     }
 }
@@ -191,6 +214,7 @@ impl TryFrom<v1::Task> for TaskView {
             reused_from: parse_optional_run_id("reused_from", &message.reused_from)?,
             chunks: message.chunks,
             cached: message.cached.map(TryInto::try_into).transpose()?,
+            similar_to: message.similar_to.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -287,6 +311,7 @@ mod tests {
             reused_from: Some(run_id("01890a5d-ac96-774b-bcce-b302099a8059")),
             chunks: 17,
             cached: None,
+            similar_to: None,
         }
     }
 

@@ -28,6 +28,10 @@ const LAYERS: &[Layer] = &[
         may_use: &["levelflow-common", "levelflow-runtime"],
     },
     Layer {
+        name: "levelflow-embedding",
+        may_use: &["levelflow-common", "levelflow-runtime"],
+    },
+    Layer {
         name: "levelflow-engine",
         may_use: &["levelflow-common"],
     },
@@ -49,6 +53,7 @@ const LAYERS: &[Layer] = &[
         may_use: &[
             "levelflow-cache",
             "levelflow-common",
+            "levelflow-embedding",
             "levelflow-engine",
             "levelflow-proto",
             "levelflow-runtime",
@@ -77,6 +82,7 @@ const ALL_LIBRARIES: &[&str] = &[
     "levelflow-cache",
     "levelflow-common",
     "levelflow-coordinator",
+    "levelflow-embedding",
     "levelflow-engine",
     "levelflow-proto",
     "levelflow-runtime",

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <command>`, from any directory of the workspace.
 
 mod cargo;
+mod embedding_model;
 mod instructions;
 mod layers;
 mod servers;

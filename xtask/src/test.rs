@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cargo;
+use crate::embedding_model;
 use crate::instructions;
 use crate::layers;
 use crate::servers::Servers;
@@ -29,7 +30,7 @@ enum Action {
 
 /// Runs the steps until one fails.
 pub(crate) fn run() -> Result<()> {
-    let root = Workspace::read()?.root;
+    let workspace = Workspace::read()?;
     let steps = steps();
     let count = steps.len();
     let mut times = Vec::with_capacity(count);
@@ -37,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
         println!("\n=== {number}/{count} {}", step.name);
         let started = Instant::now();
         step.action
-            .perform(&root)
+            .perform(&workspace)
             .with_context(|| format!("step `{}` failed; {}", step.name, step.advice))?;
         let took = started.elapsed();
         println!("=== {} passed in {}", step.name, seconds(took));
@@ -52,10 +53,14 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Embedding models that run in the process are tested with the rest: a build of its own for them would compile
+/// most of what all crates use once more.
+const FEATURES: &str = "--features=levelflow/local-embeddings";
+
 /// The quick ones first. Clippy and the documentation share the metadata that they compile, tests and
 /// documentation tests share their code: all of them use the dev profile and the same features.
 fn steps() -> Vec<Step> {
-    let mut docs = cargo::command(["doc", "--workspace", "--no-deps", "--locked"]);
+    let mut docs = cargo::command(["doc", "--workspace", FEATURES, "--no-deps", "--locked"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     let mut steps = vec![
         Step {
@@ -73,6 +78,7 @@ fn steps() -> Vec<Step> {
             action: Action::Run(cargo::command([
                 "clippy",
                 "--workspace",
+                FEATURES,
                 "--all-targets",
                 "--locked",
                 "--",
@@ -93,7 +99,13 @@ fn steps() -> Vec<Step> {
         },
         Step {
             name: "doctests",
-            action: Action::Run(cargo::command(["test", "--workspace", "--doc", "--locked"])),
+            action: Action::Run(cargo::command([
+                "test",
+                "--workspace",
+                FEATURES,
+                "--doc",
+                "--locked",
+            ])),
             advice: "the runner names the failed examples above",
         },
     ];
@@ -116,6 +128,7 @@ fn tests() -> Command {
             "nextest",
             "run",
             "--workspace",
+            FEATURES,
             "--profile",
             "ci",
             "--locked",
@@ -125,6 +138,7 @@ fn tests() -> Command {
     cargo::command([
         "test",
         "--workspace",
+        FEATURES,
         "--lib",
         "--bins",
         "--tests",
@@ -135,7 +149,8 @@ fn tests() -> Command {
 }
 
 impl Action {
-    fn perform(&mut self, root: &Path) -> Result<()> {
+    fn perform(&mut self, workspace: &Workspace) -> Result<()> {
+        let root = &workspace.root;
         match self {
             Self::CheckLayers => layers::check(),
             Self::CountInstructions => instructions::check(),
@@ -143,6 +158,9 @@ impl Action {
             Self::RunWithServers(command) => {
                 let servers = Servers::start()?;
                 servers.tell(command);
+                let model = embedding_model::directory(&workspace.target)
+                    .context("there is no embedding model")?;
+                command.env(embedding_model::VARIABLE, model);
                 run_command(command, root)
             }
         }
@@ -184,7 +202,8 @@ mod tests {
     #[test]
     fn a_failing_command_is_named_with_how_it_ended() {
         let mut action = Action::Run(cargo::command(["no-such-subcommand"]));
-        let error = action.perform(Path::new(".")).unwrap_err();
+        let workspace = Workspace::read().unwrap();
+        let error = action.perform(&workspace).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`cargo no-such-subcommand` ended with exit status: 101"

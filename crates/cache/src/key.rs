@@ -32,6 +32,9 @@ pub enum Subject<'a> {
     Input(&'a CanonicalJson),
     /// The value of its `cache.key`.
     Explicit(&'a CanonicalJson),
+    /// What is left of either without a text, with the model that compares texts: the scope of results by text,
+    /// and no key of a result.
+    Frame(&'a CanonicalJson),
 }
 
 impl KeyParts<'_> {
@@ -41,6 +44,7 @@ impl KeyParts<'_> {
         let (word, subject) = match self.subject {
             Subject::Input(input) => ("input", input),
             Subject::Explicit(key) => ("key", key),
+            Subject::Frame(frame) => ("frame", frame),
         };
         digest
             .field(self.tenant.as_bytes())

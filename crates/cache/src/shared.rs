@@ -13,13 +13,13 @@ use levelflow_runtime::task;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::breaker::{Admission, Breaker};
 use crate::clock::Clock;
 use crate::entry::Target;
 use crate::error::TierError;
 use crate::statistics::{Counter, LookupCounters, SharedStatistics, TierStatistics};
 use crate::tier::{LeaseToken, Record, SharedTier, TierKind, Usage};
 use levelflow_common::CacheKey;
+use levelflow_runtime::breaker::{Admission, Breaker};
 
 /// Requests that wait to be carried out.
 const MAX_QUEUED: usize = 4096;
@@ -81,10 +81,10 @@ impl Shared {
             tier,
             settings,
             clock,
-            breaker: Mutex::new(Breaker::new()),
+            breaker: Mutex::new(Breaker::default()),
             is_silent: AtomicBool::new(false),
             queued_bytes: AtomicUsize::new(0),
-            lookups: LookupCounters::new(),
+            lookups: LookupCounters::default(),
             skipped: Counter::default(),
             timeouts: Counter::default(),
             failures: Counter::default(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::breaker::BreakerState;
 use crate::tier::{TierKind, Usage};
+use levelflow_runtime::breaker::BreakerState;
 
 /// The longest latency that is told apart from longer ones.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -112,33 +112,50 @@ impl Counter {
 }
 
 /// Counters of the lookups of a tier.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct LookupCounters {
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) corrupt: Counter,
-    nanos: Mutex<Histogram<u64>>,
+    latency: LatencyRecorder,
 }
 
 impl LookupCounters {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn answered(&self, took: Duration) {
+        self.latency.record(took);
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        self.latency.latency()
+    }
+}
+
+/// Takes note of how long something takes.
+#[derive(Debug)]
+pub struct LatencyRecorder {
+    nanos: Mutex<Histogram<u64>>,
+}
+
+impl Default for LatencyRecorder {
+    fn default() -> Self {
         let longest = LONGEST.as_nanos() as u64;
         let nanos = Histogram::new_with_bounds(1, longest, 2).expect("the bounds are in order");
         Self {
-            hits: Counter::default(),
-            misses: Counter::default(),
-            corrupt: Counter::default(),
             nanos: Mutex::new(nanos),
         }
     }
+}
 
-    pub(crate) fn answered(&self, took: Duration) {
+impl LatencyRecorder {
+    /// It took so long once.
+    pub fn record(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let mut histogram = self.nanos.lock().unwrap_or_else(PoisonError::into_inner);
         histogram.saturating_record(nanos.max(1));
     }
 
-    pub(crate) fn latency(&self) -> Latency {
+    /// How long it took.
+    pub fn latency(&self) -> Latency {
         let histogram = self.nanos.lock().unwrap_or_else(PoisonError::into_inner);
         let micros = |nanos: u64| nanos as f64 / 1_000.0;
         Latency {
@@ -157,7 +174,7 @@ mod tests {
 
     #[test]
     fn latencies_are_told_by_quantile() {
-        let counters = LookupCounters::new();
+        let counters = LookupCounters::default();
         for micros in 1..=100 {
             counters.answered(Duration::from_micros(micros));
         }

@@ -257,6 +257,7 @@ mod tests {
             reused_from: None,
             chunks: 0,
             cached: None,
+            similar_to: None,
         }
     }
 

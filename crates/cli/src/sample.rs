@@ -40,6 +40,7 @@ fn task(id: &str, level: u32) -> TaskView {
         reused_from: None,
         chunks: 0,
         cached: None,
+        similar_to: None,
     }
 }
 

@@ -10,6 +10,7 @@ use levelflow_common::HumanDuration;
 use levelflow_coordinator::{
     AlertsConfig, ClusterConfig, CoordinatorConfig, HttpConfig, Listen, Storage,
 };
+use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) coordinator: CoordinatorSettings,
     /// The result cache.
     pub(crate) cache: CacheConfig,
+    /// The embedding models, for results of nearly equal texts.
+    pub(crate) embeddings: EmbeddingConfig,
     /// The worker.
     pub(crate) worker: WorkerConfig,
 }
@@ -273,6 +276,7 @@ impl Settings {
         let http = self.http.config(listen.as_ref());
         CoordinatorConfig {
             cache: self.coordinator.cache.then(|| self.cache.clone()),
+            embeddings: self.embeddings.clone(),
             ..self.coordinator.config(listen, http, storage)
         }
     }
@@ -341,6 +345,7 @@ impl Default for Settings {
             stop_grace: HumanDuration(Duration::from_secs(10)),
             coordinator: CoordinatorSettings::default(),
             cache: CacheConfig::default(),
+            embeddings: EmbeddingConfig::default(),
             worker: WorkerConfig::default(),
         }
     }
@@ -351,7 +356,7 @@ impl Checked for Settings {
         let coordinator = self.coordinator(None, self.storage(PathBuf::new()));
         if let Some((field, problem)) = coordinator.problem() {
             // These have sections of their own.
-            let own = ["http.", "cache.", "coordinator."];
+            let own = ["http.", "cache.", "coordinator.", "embeddings."];
             let key = if own.iter().any(|section| field.starts_with(section)) {
                 field
             } else {

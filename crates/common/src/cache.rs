@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::duration::HumanDuration;
 use crate::id::WorkflowDigest;
+use crate::similar::SemanticPolicy;
 use crate::workflow::{TaskKind, WorkerSelector};
 
 /// That results of a task may be used again, and for what they hold.
@@ -37,6 +38,9 @@ pub struct CachePolicy {
     /// How long a failure that no retry can help is remembered; by default not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_error: Option<HumanDuration>,
+    /// That results of tasks whose text means nearly the same may be used as well; by default not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub semantic: Option<SemanticPolicy>,
 }
 
 /// Which tasks share results.

@@ -8,6 +8,7 @@ use crate::cache::CachedFrom;
 use crate::chunk::ChunkEvent;
 use crate::id::{RunId, WorkerId};
 use crate::outcome::{Failure, RunStatus};
+use crate::similar::Similar;
 use crate::time::Timestamp;
 use crate::view::TaskCounts;
 
@@ -122,6 +123,9 @@ pub enum RunEvent {
         chunks: u32,
         /// Where it was found, if no attempt gave it.
         cached: Option<CachedFrom>,
+        /// The result of a nearly equal text: the output itself where that was found, otherwise what the task
+        /// was shown.
+        similar_to: Option<Similar>,
     },
     /// A task failed for good.
     TaskFailed {

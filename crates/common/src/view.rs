@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cache::CachedFrom;
 use crate::id::{RunId, WorkerId, WorkflowDigest};
 use crate::outcome::{Failure, RunStatus, TaskStatus};
+use crate::similar::Similar;
 use crate::time::Timestamp;
 use crate::workflow::{Priority, TaskKind};
 
@@ -109,6 +110,8 @@ pub struct TaskView {
     pub chunks: u32,
     /// Where the output was found, if no attempt gave it.
     pub cached: Option<CachedFrom>,
+    /// The result of a nearly equal text: the output itself where that was found, otherwise what the task was shown.
+    pub similar_to: Option<Similar>,
 }
 
 /// The breaker of an upstream.

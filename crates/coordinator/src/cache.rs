@@ -1,8 +1,10 @@
 //! The result cache as the engine asks for it: what a task is looked up by, what was found, and what is kept.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use levelflow_cache::frame::frame;
 use levelflow_cache::normalize::{words_in, words_in_prompts};
 use levelflow_cache::{
     Arrival, Cache, CanonicalJson, Computed, Flight, Hit, KeyParts, Labels, Lease, Subject, Terms,
@@ -10,17 +12,25 @@ use levelflow_cache::{
 };
 use levelflow_common::cache::{CacheScope, Normalize};
 use levelflow_common::expression::{ExpressionError, Scope};
-use levelflow_common::{CacheKey, CacheTier, CacheUse, CachedFrom, FencingToken, TaskKind, chunk};
+use levelflow_common::{
+    CacheKey, CacheTier, CacheUse, CachedFrom, Code, Failure, FencingToken, RunId, TaskKind, chunk,
+};
+use levelflow_embedding::{Origin, Pending};
 use levelflow_engine::command::Computed as Kept;
+use levelflow_engine::definition::TaskSpec;
 use levelflow_engine::record::RecordedStream;
-use levelflow_engine::{CacheSpec, Found, HandlerVersion, Lookup, Output};
-use serde_json::Value;
+use levelflow_engine::{CacheSpec, Found, HandlerVersion, Lookup, NearHit, Output};
+use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::semantic::{Question, Semantic, similar};
 
 /// The cache, and what this coordinator computes for all that share it.
 pub(crate) struct ResultCache {
     cache: Cache,
     under_way: Mutex<UnderWay>,
+    /// Results by the meaning of a text.
+    semantic: Arc<Semantic>,
 }
 
 #[derive(Default)]
@@ -31,14 +41,25 @@ struct UnderWay {
     leases: HashMap<CacheKey, Lease>,
 }
 
+/// What was found beyond the memory of this coordinator.
+pub(crate) enum Sought {
+    /// Nothing.
+    Nothing,
+    /// A result that the task ends with.
+    Found(Box<Found>),
+    /// A result that the task is shown.
+    Near(Box<NearHit>),
+}
+
 /// The answer of the shared tiers: what was found, or that this coordinator is to compute.
 type Answer = Option<Found>;
 
 impl ResultCache {
-    pub(crate) fn new(cache: Cache) -> Self {
+    pub(crate) fn new(cache: Cache, semantic: Arc<Semantic>) -> Self {
         Self {
             cache,
             under_way: Mutex::default(),
+            semantic,
         }
     }
 
@@ -102,6 +123,63 @@ impl ResultCache {
         None
     }
 
+    /// Looks beyond memory for the result of a task: in the shared tiers, then for that of a nearly equal text.
+    pub(crate) async fn seek(&self, asked: Asked, cache_use: CacheUse) -> Sought {
+        let is_used = cache_use == CacheUse::Use;
+        if is_used
+            && self.has_shared_tiers()
+            && let Some(found) = self.elsewhere(asked.key).await
+        {
+            return Sought::Found(Box::new(found));
+        }
+        let Some(question) = asked.question else {
+            return Sought::Nothing;
+        };
+        let since = Instant::now();
+        let Some(vector) = self.semantic.expect(&question) else {
+            return Sought::Nothing;
+        };
+        if !is_used {
+            return Sought::Nothing;
+        }
+        let sought = self.similar(&question, &vector).await;
+        self.semantic.answered(since);
+        sought
+    }
+
+    async fn similar(&self, question: &Question, vector: &Pending) -> Sought {
+        for near in self.semantic.nearest(question, vector).await {
+            // Its own result was not there a moment ago.
+            if near.key == question.key {
+                continue;
+            }
+            let hit = self.cache.find(&near.key).await;
+            let Some(Found {
+                result: Ok(output),
+                from,
+                ..
+            }) = hit.map(found)
+            else {
+                self.semantic.gone(question, &near);
+                continue;
+            };
+            let similar = similar(&near);
+            if similar.similarity >= question.reuse {
+                self.semantic.reused(question, &near, from.saved);
+                self.give_up(question.key);
+                return Sought::Found(Box::new(Found {
+                    result: Ok(output),
+                    from,
+                    similar_to: Some(Box::new(similar)),
+                }));
+            }
+            if let Some(near_hit) = self.semantic.show(question, &near, &output) {
+                return Sought::Near(near_hit);
+            }
+        }
+        Sought::Nothing
+    }
+
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way
             .lock()
@@ -136,14 +214,18 @@ impl ResultCache {
             chunks,
             took: kept.took,
         };
-        if let Err(reason) = self.cache.put(&kept.key, computed, terms) {
+        let is_output = computed.result.is_ok();
+        let put = self.cache.put(&kept.key, computed, terms);
+        if let Err(reason) = &put {
             tracing::debug!(run_id = %kept.run_id, task_id = &*spec.id, %reason, "result was not kept");
         }
+        self.semantic.computed(kept.key, is_output && put.is_ok());
         self.give_up(kept.key);
     }
 
     /// Nobody here computes a result any more: another coordinator may.
     pub(crate) fn give_up(&self, key: CacheKey) {
+        self.semantic.computed(key, false);
         let lease = self.under_way().leases.remove(&key);
         drop(lease);
     }
@@ -158,45 +240,47 @@ pub(crate) struct Asking<'a> {
     pub(crate) cache_use: CacheUse,
     /// Whose results are meant.
     pub(crate) handler_version: &'a HandlerVersion,
+    /// That run.
+    pub(crate) run_id: RunId,
+}
+
+/// The task whose result is wanted.
+pub(crate) struct Wanted<'a> {
+    /// The workflow.
+    pub(crate) workflow: &'a str,
+    /// The task.
+    pub(crate) spec: &'a TaskSpec,
+    /// Its evaluated input.
+    pub(crate) input: &'a Value,
+}
+
+/// What the result of a task is found by.
+pub(crate) struct Asked {
+    /// The result itself.
+    pub(crate) key: CacheKey,
+    /// That of a nearly equal text, where such a one will do.
+    pub(crate) question: Option<Box<Question>>,
 }
 
 impl Asking<'_> {
-    /// What the result of a task is found by, and what memory has.
+    /// What the result of a task is found by, and what memory has; where that is nothing, what else is to be
+    /// looked for.
     ///
     /// # Errors
-    /// When the expressions of `cache.key` fail.
+    /// When the expressions of its `cache` fail.
     pub(crate) fn look_up(
         &self,
-        workflow: &str,
-        kind: TaskKind,
-        spec: &CacheSpec,
-        input: &Value,
+        wanted: &Wanted<'_>,
+        cache: &CacheSpec,
         scope: &Scope,
-    ) -> Result<Lookup, ExpressionError> {
-        let key = self.key(workflow, kind, spec, input, scope)?;
-        let found = match self.cache_use {
-            CacheUse::Use => self.cache.in_memory(key),
-            CacheUse::Refresh | CacheUse::Off => None,
-        };
-        Ok(Lookup {
-            key,
-            handler_version: self.handler_version.clone(),
-            found,
-        })
-    }
-
-    fn key(
-        &self,
-        workflow: &str,
-        kind: TaskKind,
-        spec: &CacheSpec,
-        input: &Value,
-        scope: &Scope,
-    ) -> Result<CacheKey, ExpressionError> {
-        let explicit = spec.key.as_ref().map(|key| key.render(scope)).transpose()?;
+    ) -> Result<(Lookup, Option<Asked>), Failure> {
+        let explicit = cache.key.as_ref().map(|key| key.render(scope)).transpose();
+        let explicit = explicit.map_err(|error| expression_failed(&error))?;
         let is_explicit = explicit.is_some();
-        let mut subject = explicit.unwrap_or_else(|| input.clone());
-        match spec.policy.normalize {
+        let mut subject = explicit.unwrap_or_else(|| wanted.input.clone());
+        let exact = subject.clone();
+        let kind = wanted.spec.kind;
+        match cache.policy.normalize {
             Normalize::Exact => {}
             Normalize::Words if kind == TaskKind::Chat && !is_explicit => {
                 words_in_prompts(&mut subject);
@@ -204,22 +288,93 @@ impl Asking<'_> {
             Normalize::Words => words_in(&mut subject),
         }
         let subject = CanonicalJson::of(&subject);
-        let parts = KeyParts {
-            tenant: self.tenant,
-            scope: match spec.policy.scope {
-                CacheScope::Tenant => "",
-                CacheScope::Workflow => workflow,
-            },
-            kind,
-            definition: spec.definition,
-            subject: match is_explicit {
+        let key = self.key(
+            wanted,
+            cache,
+            match is_explicit {
                 true => Subject::Explicit(&subject),
                 false => Subject::Input(&subject),
             },
+        );
+        let found = match self.cache_use {
+            CacheUse::Use => self.cache.in_memory(key),
+            CacheUse::Refresh | CacheUse::Off => None,
+        };
+        let asked = match &found {
+            Some(_) => None,
+            None => Some(Asked {
+                key,
+                question: self.question(wanted, cache, &exact, key, scope)?,
+            }),
+        };
+        let lookup = Lookup {
+            key,
+            handler_version: self.handler_version.clone(),
+            found,
+            near: None,
+        };
+        Ok((lookup, asked))
+    }
+
+    /// What to look for where the result itself is not there.
+    fn question(
+        &self,
+        wanted: &Wanted<'_>,
+        cache: &CacheSpec,
+        subject: &Value,
+        key: CacheKey,
+        scope: &Scope,
+    ) -> Result<Option<Box<Question>>, Failure> {
+        let (Some(policy), Some(text)) = (&cache.policy.semantic, &cache.text) else {
+            return Ok(None);
+        };
+        let text = text
+            .render(scope)
+            .map_err(|error| expression_failed(&error))?;
+        let Value::String(text) = text else {
+            let problem = "`cache.semantic.text` must be a text";
+            return Err(Failure::permanent(Code::TaskInputInvalid, problem));
+        };
+        // What is too near to nothing would be near to everything.
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let frame = CanonicalJson::of(&json!({
+            "model": policy.model,
+            "rest": frame(subject, &text),
+        }));
+        Ok(Some(Box::new(Question {
+            key,
+            scope: self.key(wanted, cache, Subject::Frame(&frame)),
+            model: policy.model.clone(),
+            reuse: policy.reuse(),
+            near: policy.near(),
+            origin: Origin {
+                text: text.into(),
+                run_id: self.run_id,
+                task_id: Arc::clone(&wanted.spec.id),
+            },
+        })))
+    }
+
+    fn key(&self, wanted: &Wanted<'_>, cache: &CacheSpec, subject: Subject<'_>) -> CacheKey {
+        let parts = KeyParts {
+            tenant: self.tenant,
+            scope: match cache.policy.scope {
+                CacheScope::Tenant => "",
+                CacheScope::Workflow => wanted.workflow,
+            },
+            kind: wanted.spec.kind,
+            definition: cache.definition,
+            subject,
             handler_version: self.handler_version.as_str(),
         };
-        Ok(parts.key())
+        parts.key()
     }
+}
+
+pub(crate) fn expression_failed(error: &ExpressionError) -> Failure {
+    Failure::permanent(Code::ExpressionFailed, error.message())
 }
 
 fn found(hit: Hit) -> Found {
@@ -244,5 +399,6 @@ fn found(hit: Hit) -> Found {
             age,
             saved: computed.took,
         },
+        similar_to: None,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
 use levelflow_common::limits;
+use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
 
 use levelflow_store::postgres::Config as PostgresConfig;
@@ -51,6 +52,8 @@ pub struct CoordinatorConfig {
     pub alerts: AlertsConfig,
     /// The result cache; none if results are not kept.
     pub cache: Option<CacheConfig>,
+    /// The embedding models, for results of nearly equal texts.
+    pub embeddings: EmbeddingConfig,
     /// How it shares a store with other coordinators.
     pub cluster: ClusterConfig,
 }
@@ -106,6 +109,7 @@ impl Default for CoordinatorConfig {
             alerts: AlertsConfig::default(),
             cache: Some(CacheConfig::default()),
             cluster: ClusterConfig::default(),
+            embeddings: EmbeddingConfig::default(),
         }
     }
 }
@@ -126,7 +130,10 @@ impl CoordinatorConfig {
             Storage::Postgres(config) => config.validate().err(),
             Storage::DataDir(_) | Storage::Memory => None,
         };
-        let wrong = store.or_else(|| self.cache.as_ref()?.validate().err())?;
+        let cache = || self.cache.as_ref()?.validate().err();
+        let wrong = store
+            .or_else(cache)
+            .or_else(|| self.embeddings.validate().err())?;
         Some((wrong.key, wrong.problem))
     }
 

@@ -28,6 +28,7 @@ use crate::prefetch;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
 use crate::retention;
+use crate::semantic::Semantic;
 use crate::server;
 use crate::service::Backend;
 
@@ -87,7 +88,16 @@ impl Coordinator {
             Cache::start(settings, clock)
         });
         let cache = cache.transpose()?;
-        let results = cache.clone().map(|cache| Arc::new(ResultCache::new(cache)));
+        let mut semantic = None;
+        if cache.is_some() {
+            // Those that are in directories are read.
+            let settings = config.embeddings.clone();
+            let open = tokio::task::spawn_blocking(|| Semantic::open(settings)).await;
+            let open = open.map_err(|_| StartError::Interrupted)?;
+            semantic = Some(Arc::new(open?));
+        }
+        let results = cache.clone().zip(semantic.clone());
+        let results = results.map(|(cache, semantic)| Arc::new(ResultCache::new(cache, semantic)));
         let (ahead, wanted) = mpsc::channel(prefetch::QUEUE);
         let prepare = PreparePool::new(config.prepare_threads, sender.clone(), results, ahead)
             .map_err(StartError::Threads)?;
@@ -135,6 +145,7 @@ impl Coordinator {
             shard_lease: config.cluster.lease,
             clock,
             cache: cache.clone(),
+            semantic,
             dedup_window: config.dedup_window,
             next_session: Arc::new(AtomicU64::new(1)),
         };

@@ -21,6 +21,12 @@ pub enum StartError {
     /// The cache could not be started.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// An embedding model cannot be used.
+    #[error("the embedding models cannot be used")]
+    Embeddings(#[from] levelflow_embedding::StartError),
+    /// The process is about to end.
+    #[error("the process is about to end")]
+    Interrupted,
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -49,6 +55,8 @@ impl StartError {
         match self {
             Self::Config { .. } => Code::ConfigInvalid,
             Self::Cache(error) => error.code(),
+            Self::Embeddings(error) => error.code(),
+            Self::Interrupted => Code::ShuttingDown,
             Self::Store(error) => error.code(),
             Self::Recovery(error) => error.code(),
             Self::Listen { .. } => Code::AddressUnavailable,

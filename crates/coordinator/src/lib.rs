@@ -18,6 +18,7 @@ mod prefetch;
 mod prepare;
 mod recovery;
 mod retention;
+mod semantic;
 mod server;
 mod service;
 mod webhook;

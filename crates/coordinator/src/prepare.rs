@@ -8,23 +8,24 @@ use levelflow_common::task_input::SleepInput;
 use levelflow_common::{CacheKey, CacheUse, Code, Failure, TaskKind, upstream};
 use levelflow_engine::command::{Computed, Prepare, RenderOutputs, RunContext};
 use levelflow_engine::event::Preparation;
-use levelflow_engine::{Event, Found, Prefetch, TaskIndex};
+use levelflow_engine::{Event, Found, NearHit, Prefetch, TaskIndex};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::actor::Message;
-use crate::cache::{Asking, ResultCache};
-use crate::prefetch::Wanted;
+use crate::cache::{Asked, Asking, ResultCache, Sought, Wanted, expression_failed};
+use crate::prefetch;
+use crate::semantic::shown_value;
 
 /// The threads, and where their answers go.
 pub(crate) struct PreparePool {
-    threads: ThreadPool,
+    threads: Arc<ThreadPool>,
     inbox: mpsc::Sender<Message>,
     cache: Option<Arc<ResultCache>>,
     /// Where runs go that are computed ahead.
-    ahead: mpsc::Sender<Wanted>,
+    ahead: mpsc::Sender<prefetch::Wanted>,
     /// Where lookups wait that threads must not wait for.
     runtime: Handle,
 }
@@ -34,14 +35,14 @@ impl PreparePool {
         threads: usize,
         inbox: mpsc::Sender<Message>,
         cache: Option<Arc<ResultCache>>,
-        ahead: mpsc::Sender<Wanted>,
+        ahead: mpsc::Sender<prefetch::Wanted>,
     ) -> Result<Self, ThreadPoolBuildError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("prepare-{number}"))
             .build()?;
         Ok(Self {
-            threads,
+            threads: Arc::new(threads),
             inbox,
             cache,
             ahead,
@@ -53,6 +54,7 @@ impl PreparePool {
         let inbox = self.inbox.clone();
         let cache = self.cache.clone();
         let runtime = self.runtime.clone();
+        let threads = Arc::clone(&self.threads);
         self.threads.spawn_fifo(move || {
             let asking = match (&cache, &work.handler_version) {
                 (Some(cache), Some(version)) => Some(Asking {
@@ -60,19 +62,37 @@ impl PreparePool {
                     tenant: &work.tenant,
                     cache_use: work.cache,
                     handler_version: version,
+                    run_id: work.context.run_id,
                 }),
                 _ => None,
             };
             let (context, item) = (&work.context, work.item.as_ref());
-            let result = evaluate(context, work.defined, item, asking.as_ref());
-            let missed = missed(&result).filter(|_| work.cache == CacheUse::Use);
-            match (cache, missed) {
-                (Some(cache), Some(key)) if cache.has_shared_tiers() => {
+            let evaluated = evaluate(context, work.defined, item, asking.as_ref(), None);
+            let (result, asked) = match evaluated {
+                Ok(Evaluated { preparation, asked }) => (Ok(preparation), asked),
+                Err(failure) => (Err(failure), None),
+            };
+            let is_to_seek = |cache: &ResultCache, asked: &Asked| {
+                let is_shared = work.cache == CacheUse::Use && cache.has_shared_tiers();
+                is_shared || asked.question.is_some()
+            };
+            match (cache, asked) {
+                (Some(cache), Some(asked)) if is_to_seek(&cache, &asked) => {
                     let _entered = runtime.enter();
                     levelflow_runtime::task::spawn("cache lookup", async move {
-                        let found = cache.elsewhere(key).await;
-                        let answer = prepared(&work, with_found(result, found));
-                        let _ = inbox.send(answer).await;
+                        let result = match cache.seek(asked, work.cache).await {
+                            Sought::Nothing => result,
+                            Sought::Found(found) => with_found(result, *found),
+                            Sought::Near(near_hit) => {
+                                // What the task is shown may be part of its input.
+                                threads.spawn_fifo(move || {
+                                    let result = evaluate_with(&work, result, near_hit);
+                                    drop(inbox.blocking_send(prepared(&work, result)));
+                                });
+                                return;
+                            }
+                        };
+                        let _ = inbox.send(prepared(&work, result)).await;
                     });
                 }
                 // The actor never waits for these threads, so a full inbox empties. A closed one means
@@ -112,7 +132,7 @@ impl PreparePool {
                         continue;
                     }
                 };
-                let wanted = Wanted {
+                let wanted = prefetch::Wanted {
                     definition: context.definition.clone(),
                     tenant: tenant.clone(),
                     inputs,
@@ -137,7 +157,7 @@ impl PreparePool {
             run: work.run,
             ticket: work.ticket,
             result: render(&work.context, &work.context.definition.outputs)
-                .map_err(|error| failure(&error)),
+                .map_err(|error| expression_failed(&error)),
         });
     }
 
@@ -160,29 +180,58 @@ fn prepared(work: &Prepare, result: Result<Preparation, Failure>) -> Message {
     })
 }
 
-/// What a task was looked up by, if that was not found.
-fn missed(result: &Result<Preparation, Failure>) -> Option<CacheKey> {
-    match result {
-        Ok(Preparation::Input {
-            cache: Some(lookup),
-            ..
-        }) if lookup.found.is_none() => Some(lookup.key),
-        _ => None,
-    }
-}
-
 fn with_found(
     mut result: Result<Preparation, Failure>,
-    found: Option<Found>,
+    found: Found,
 ) -> Result<Preparation, Failure> {
     if let Ok(Preparation::Input {
         cache: Some(lookup),
         ..
     }) = &mut result
     {
-        lookup.found = found;
+        lookup.found = Some(found);
     }
     result
+}
+
+/// Evaluates a task once more, with the result that it is shown. What its own result is found by stays what it was
+/// without.
+fn evaluate_with(
+    work: &Prepare,
+    before: Result<Preparation, Failure>,
+    near_hit: Box<NearHit>,
+) -> Result<Preparation, Failure> {
+    let (context, item) = (&work.context, work.item.as_ref());
+    let evaluated = evaluate(context, work.defined, item, None, Some(&near_hit))?;
+    let mut preparation = evaluated.preparation;
+    if let (
+        Preparation::Input { cache, .. },
+        Ok(Preparation::Input {
+            cache: Some(mut lookup),
+            ..
+        }),
+    ) = (&mut preparation, before)
+    {
+        lookup.near = Some(near_hit);
+        *cache = Some(lookup);
+    }
+    Ok(preparation)
+}
+
+/// What came of an evaluation.
+struct Evaluated {
+    preparation: Preparation,
+    /// By what the result is to be looked for beyond memory.
+    asked: Option<Asked>,
+}
+
+impl From<Preparation> for Evaluated {
+    fn from(preparation: Preparation) -> Self {
+        Self {
+            preparation,
+            asked: None,
+        }
+    }
 }
 
 /// What has to be known of a task, or of an item of it, before it can start.
@@ -191,9 +240,17 @@ fn evaluate(
     task: TaskIndex,
     item: Option<&(u32, Bytes)>,
     asking: Option<&Asking<'_>>,
-) -> Result<Preparation, Failure> {
+    near_hit: Option<&NearHit>,
+) -> Result<Evaluated, Failure> {
     let spec = &context.definition.tasks[task.0 as usize];
-    let mut scope = scope(context).map_err(|error| failure(&error))?;
+    let mut scope = scope(context).map_err(|error| expression_failed(&error))?;
+    if spec
+        .cache
+        .as_ref()
+        .is_some_and(|cache| cache.text.is_some())
+    {
+        scope.set_near_hit(near_hit.and_then(shown_value).as_ref());
+    }
     match (&spec.for_each, item) {
         (Some(list), Some((position, item))) => {
             let item: Value = serde_json::from_slice(item).map_err(|error| {
@@ -206,36 +263,51 @@ fn evaluate(
         }
         (list, _) => {
             if let Some(when) = &spec.when
-                && !when.evaluate(&scope).map_err(|error| failure(&error))?
+                && !when
+                    .evaluate(&scope)
+                    .map_err(|error| expression_failed(&error))?
             {
-                return Ok(Preparation::Skip);
+                return Ok(Preparation::Skip.into());
             }
             if let Some(list) = list {
-                let items = list.items.render(&scope).map_err(|error| failure(&error))?;
-                return items_of(items).map(Preparation::Items);
+                let items = list
+                    .items
+                    .render(&scope)
+                    .map_err(|error| expression_failed(&error))?;
+                return Ok(Preparation::Items(items_of(items)?).into());
             }
         }
     }
-    let input = spec.input.render(&scope).map_err(|error| failure(&error))?;
+    let input = spec
+        .input
+        .render(&scope)
+        .map_err(|error| expression_failed(&error))?;
     if spec.kind == TaskKind::Sleep {
         let sleep: SleepInput = serde_json::from_value(input)
             .map_err(|error| Failure::permanent(Code::TaskInputInvalid, error.to_string()))?;
-        return Ok(Preparation::Sleep(sleep.duration.0));
+        return Ok(Preparation::Sleep(sleep.duration.0).into());
     }
     let keys = spec.limits.as_ref().map(|limits| limits.keys(&scope));
-    let lookup = match (asking, &spec.cache) {
+    let (lookup, asked) = match (asking, &spec.cache) {
         (Some(asking), Some(policy)) => {
-            let workflow = &context.definition.name;
-            let lookup = asking.look_up(workflow, spec.kind, policy, &input, &scope);
-            Some(Box::new(lookup.map_err(|error| failure(&error))?))
+            let wanted = Wanted {
+                workflow: &context.definition.name,
+                spec,
+                input: &input,
+            };
+            let (lookup, asked) = asking.look_up(&wanted, policy, &scope)?;
+            (Some(Box::new(lookup)), asked)
         }
-        _ => None,
+        _ => (None, None),
     };
-    Ok(Preparation::Input {
-        upstream: upstream::of_task(spec.kind, &input).map(Into::into),
-        input: json(&input),
-        keys: keys.transpose()?,
-        cache: lookup,
+    Ok(Evaluated {
+        preparation: Preparation::Input {
+            upstream: upstream::of_task(spec.kind, &input).map(Into::into),
+            input: json(&input),
+            keys: keys.transpose()?,
+            cache: lookup,
+        },
+        asked,
     })
 }
 
@@ -271,10 +343,6 @@ fn scope(context: &RunContext) -> Result<Scope, ExpressionError> {
     Ok(scope)
 }
 
-fn failure(error: &ExpressionError) -> Failure {
-    Failure::permanent(Code::ExpressionFailed, error.message())
-}
-
 fn json(value: &Value) -> Bytes {
     serde_json::to_vec(value)
         .expect("a JSON value has only string keys")
@@ -297,8 +365,8 @@ mod tests {
     use std::sync::Arc;
 
     use levelflow_common::{RunId, TaskStatus, document};
+    use levelflow_engine::Definition;
     use levelflow_engine::command::EndedTask;
-    use levelflow_engine::{Definition, TaskIndex};
     use uuid::Uuid;
 
     use super::*;
@@ -319,7 +387,8 @@ mod tests {
             }],
             definition,
         };
-        evaluate(&context, TaskIndex(last as u32), None, None)
+        let evaluated = evaluate(&context, TaskIndex(last as u32), None, None, None);
+        evaluated.map(|evaluated| evaluated.preparation)
     }
 
     #[test]

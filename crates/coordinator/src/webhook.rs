@@ -11,14 +11,9 @@ use axum::http::{Request, StatusCode, Uri};
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use levelflow_common::alert::Alert;
 use levelflow_proto::json;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::ConfigVerifierExt as _;
+use levelflow_runtime::http_client::{HttpClient, http_client};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -78,7 +73,7 @@ impl Webhook {
     pub(crate) fn start(config: &AlertsConfig) -> Option<Self> {
         let sender = Sender {
             uri: config.uri()?,
-            client: client(),
+            client: http_client(),
             timeout: config.timeout,
             first_wait: FIRST_WAIT,
         };
@@ -96,25 +91,6 @@ impl Webhook {
             );
         }
     }
-}
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
-fn client() -> HttpClient {
-    // Fails when there is a provider, which is then as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let trust = ClientConfig::with_platform_verifier().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no authorities to trust, webhooks over https will fail");
-        ClientConfig::builder()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth()
-    });
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(trust)
-        .https_or_http()
-        .enable_http1()
-        .build();
-    Client::builder(TokioExecutor::new()).build(https)
 }
 
 struct Sender {
@@ -244,7 +220,7 @@ mod tests {
     fn sender(address: SocketAddr, timeout: Duration) -> Sender {
         Sender {
             uri: format!("http://user@{address}/secret").parse().unwrap(),
-            client: client(),
+            client: http_client(),
             timeout,
             first_wait: Duration::from_millis(1),
         }

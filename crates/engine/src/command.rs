@@ -236,6 +236,8 @@ pub struct Attempt {
     pub heartbeat_timeout: Option<Duration>,
     /// The upstream that it may call whatever its breaker says.
     pub upstream: Option<Arc<str>>,
+    /// The result of a nearly equal text that a handler is shown: see [`crate::NearHit::shown`].
+    pub near_hit: Option<Bytes>,
 }
 
 /// A task that is tried no more, since workers went down with it.

@@ -50,6 +50,7 @@ impl Engine {
                     output: bytes::Bytes::from_static(b"null"),
                     stream: None,
                     cached: None,
+                    similar_to: None,
                 };
                 self.record(now, key, fact);
             }

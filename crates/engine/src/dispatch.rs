@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::workflow::Durability;
-use levelflow_common::{FencingToken, Priority, Timestamp};
+use levelflow_common::{FencingToken, Priority, TaskKind, Timestamp};
 
 use crate::command::{Attempt, Command};
 use crate::engine::Engine;
@@ -170,6 +170,10 @@ impl Engine {
             upstream: lease
                 .passed
                 .map(|passed| self.upstreams.get(passed.upstream).name.clone()),
+            near_hit: match spec.kind {
+                TaskKind::Handler => self.flights.near_hit(lease.run, lease.task),
+                _ => None,
+            },
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use levelflow_common::{CacheKey, CacheUse, Priority, RunId, TaskStatus, Timestamp};
+use levelflow_common::{CacheKey, CacheUse, Priority, RunId, Similar, TaskStatus, Timestamp};
 
 use crate::advance::served_status;
 use crate::breaker::BreakerState;
@@ -347,10 +347,11 @@ impl RunState {
                 (_, Some(from)) => vec![reason(
                     "cached",
                     format!(
-                        "its result was found: {}, computed {:.1?} ago in {:.1?}",
+                        "its result was found: {}, computed {:.1?} ago in {:.1?}{}",
                         from.tier.as_str(),
                         from.age,
-                        from.saved
+                        from.saved,
+                        source(state.similar_to.as_deref()),
                     ),
                 )],
                 (Some(run), None) => vec![reason(
@@ -401,6 +402,16 @@ impl RunState {
         let shown = waits[..waits.len().min(SHOWN)].join(", ");
         vec![reason("needs", format!("it waits for {shown}{more}"))]
     }
+}
+
+/// Whose result it is, where it is that of a nearly equal text.
+fn source(similar: Option<&Similar>) -> String {
+    similar.map_or_else(String::new, |similar| {
+        format!(
+            ", for a text of similarity {}, by task `{}` of run {}",
+            similar.similarity, similar.task_id, similar.run_id
+        )
+    })
 }
 
 fn ended_as(status: TaskStatus) -> &'static str {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{
-    CacheKey, CacheTier, CacheUse, CachedFrom, Failure, RunStatus, TaskStatus, Timestamp,
+    CacheKey, CacheTier, CacheUse, CachedFrom, Failure, RunStatus, Similar, TaskStatus, Timestamp,
 };
 
 use crate::command::{BatchNumber, Command, Computed};
@@ -25,6 +25,17 @@ pub struct Lookup {
     pub handler_version: HandlerVersion,
     /// What was found.
     pub found: Option<Found>,
+    /// What the task is shown that computes it.
+    pub near: Option<Box<NearHit>>,
+}
+
+/// A result of a nearly equal text, for the task to make its own of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearHit {
+    /// Whose.
+    pub similar: Similar,
+    /// What handlers see: a JSON object with the output, the text, and where it comes from.
+    pub shown: Bytes,
 }
 
 /// A result that was found.
@@ -34,6 +45,8 @@ pub struct Found {
     pub result: Result<Output, Failure>,
     /// Where it came from.
     pub from: CachedFrom,
+    /// Whose it is, where it is that of a nearly equal text.
+    pub similar_to: Option<Box<Similar>>,
 }
 
 /// What a task gave.
@@ -68,6 +81,8 @@ pub(crate) struct Flights {
     asking: BTreeSet<Ticket>,
     /// The chunks of a task that is about to end; the state of its run only counts them.
     streams: BTreeMap<TaskKey, Box<RecordedStream>>,
+    /// What tasks that compute are shown.
+    near: BTreeMap<TaskKey, Box<NearHit>>,
 }
 
 /// A result on its way into the cache.
@@ -111,6 +126,7 @@ impl Flights {
     /// Takes out a task that ended. What it computed or waited for, and, if it led, those who waited.
     fn leave(&mut self, task: TaskKey) -> Option<Landing> {
         let sought = self.sought.remove(&task)?;
+        self.near.remove(&task);
         let mut followers = VecDeque::new();
         let mut led = false;
         if let Some(flight) = self.flights.get_mut(&sought.key) {
@@ -169,6 +185,16 @@ impl Flights {
         }
     }
 
+    /// What the attempts of a task are shown.
+    pub(crate) fn near_hit(&self, key: RunKey, task: TaskIndex) -> Option<Bytes> {
+        Some(self.near.get(&(key, task))?.shown.clone())
+    }
+
+    /// Whose result the attempts of a task were shown.
+    pub(crate) fn shown(&self, key: RunKey, task: TaskIndex) -> Option<Box<Similar>> {
+        Some(Box::new(self.near.get(&(key, task))?.similar.clone()))
+    }
+
     /// Who computes what a task waits for.
     pub(crate) fn leader_of(&self, key: CacheKey) -> Option<TaskKey> {
         Some(self.flights.get(&key)?.leader)
@@ -186,6 +212,11 @@ impl Flights {
     /// When they do not agree.
     pub(crate) fn check_invariants(&self, following: impl Fn(TaskKey) -> Option<CacheKey>) {
         let key_of = |task| self.sought.get(&task).map(|sought| sought.key);
+        for task in self.near.keys() {
+            let key = key_of(*task).expect("who is shown something computes");
+            let leads = self.flights.get(&key).is_some_and(|it| it.leader == *task);
+            assert!(leads, "a task that waits is shown something");
+        }
         for (&key, flight) in &self.flights {
             assert_eq!(key_of(flight.leader), Some(key), "a leader is lost");
             assert_eq!(following(flight.leader), None, "a leader waits for itself");
@@ -232,13 +263,18 @@ impl Engine {
                     age: now.since(landed.at),
                     saved: landed.took,
                 },
+                similar_to: None,
             };
             if found.result.is_ok() || self.remembers_failures(key, task) {
                 self.use_found(now, key, task, found);
                 return false;
             }
         }
+        self.flights.near.remove(&(key, task));
         if self.flights.join((key, task), sought) {
+            if let Some(near) = lookup.near {
+                self.flights.near.insert((key, task), near);
+            }
             return true;
         }
         // It leaves its place to others: the one that it waits for may need it.
@@ -265,6 +301,7 @@ impl Engine {
                     output: output.value,
                     stream: output.stream,
                     cached: Some(Box::new(found.from)),
+                    similar_to: found.similar_to,
                 };
                 self.record(now, key, fact);
             }
@@ -316,6 +353,11 @@ impl Engine {
             Some(from) => (from.age, from.saved, false),
             None => (Duration::ZERO, took, state.attempts > 0),
         };
+        // What a task was shown that computed its own is no source of the result.
+        let similar_to = match is_fresh {
+            true => None,
+            false => state.similar_to.clone(),
+        };
         let after = run.recorded_in.0;
         let Landing {
             sought,
@@ -353,8 +395,12 @@ impl Engine {
             *self.live_task(key, task) = LiveTask::Idle;
             match &result {
                 Some(result) if result.is_ok() || self.remembers_failures(key, task) => {
-                    let result = result.clone();
-                    self.use_found(now, key, task, Found { result, from });
+                    let found = Found {
+                        result: result.clone(),
+                        from,
+                        similar_to: similar_to.clone(),
+                    };
+                    self.use_found(now, key, task, found);
                 }
                 _ => waiting.push_back((key, task)),
             }

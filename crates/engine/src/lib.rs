@@ -58,7 +58,7 @@ pub use definition::Definition;
 pub use engine::{Engine, Gathered, Load};
 pub use event::Event;
 pub use explain::{Explanation, Reason};
-pub use flight::{Found, Lookup, Output};
+pub use flight::{Found, Lookup, NearHit, Output};
 pub use handler_version::HandlerVersion;
 pub use prefetch::{PREFETCH_LABEL, Prefetch};
 pub use record::{Entry, Fact, Progress, Record, RunNumber, Submitted, TaskIndex};

@@ -74,6 +74,7 @@ impl Engine {
                     output,
                     stream,
                     cached: None,
+                    similar_to: self.flights.shown(key, task),
                 };
                 self.record(now, key, fact);
                 self.admit_gated_if_running(now, key);

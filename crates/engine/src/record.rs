@@ -7,7 +7,7 @@ use bytes::Bytes;
 use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
-    CacheUse, CachedFrom, Failure, FencingToken, RunId, RunStatus, Timestamp, WorkerId,
+    CacheUse, CachedFrom, Failure, FencingToken, RunId, RunStatus, Similar, Timestamp, WorkerId,
     WorkflowDigest,
 };
 
@@ -90,6 +90,9 @@ pub enum Fact {
         stream: Option<Box<RecordedStream>>,
         /// Where it was found, if no attempt gave it; `attempt` counts those before.
         cached: Option<Box<CachedFrom>>,
+        /// The result of a nearly equal text: the output itself where that was found, otherwise what the task
+        /// was shown.
+        similar_to: Option<Box<Similar>>,
     },
     /// An attempt failed, or a task failed before an attempt could start.
     Failed {

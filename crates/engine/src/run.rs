@@ -205,6 +205,7 @@ impl RunState {
                 output,
                 stream,
                 cached,
+                similar_to,
             } => {
                 let stream = stream.as_deref();
                 self.output_bytes += output.len() + stream.map_or(0, |it| it.packed.len());
@@ -215,6 +216,7 @@ impl RunState {
                 state.output = Some(output.clone());
                 state.chunks = stream.map_or(0, |it| it.chunks);
                 state.cached.clone_from(cached);
+                state.similar_to.clone_from(similar_to);
                 state.failure = None;
                 self.end(*task, TaskStatus::Succeeded, at, changes);
             }

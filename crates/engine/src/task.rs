@@ -1,7 +1,9 @@
 //! The state of a task in a run.
 
 use bytes::Bytes;
-use levelflow_common::{CachedFrom, Code, Failure, RunId, TaskStatus, Timestamp, WorkerId};
+use levelflow_common::{
+    CachedFrom, Code, Failure, RunId, Similar, TaskStatus, Timestamp, WorkerId,
+};
 
 use crate::record::TaskIndex;
 
@@ -41,6 +43,8 @@ pub struct TaskState {
     pub reused_from: Option<Box<RunId>>,
     /// Where the output was found, if no attempt gave it.
     pub cached: Option<Box<CachedFrom>>,
+    /// The result of a nearly equal text: the output itself where that was found, otherwise what the task was shown.
+    pub similar_to: Option<Box<Similar>>,
 }
 
 /// An attempt that went down with the process that ran it.
@@ -98,6 +102,7 @@ impl TaskState {
             skipped_by: None,
             reused_from: None,
             cached: None,
+            similar_to: None,
         }
     }
 

@@ -120,6 +120,7 @@ impl RunState {
             reused_from: state.reused_from.as_deref().copied(),
             chunks: state.chunks,
             cached: state.cached.as_deref().copied(),
+            similar_to: state.similar_to.as_deref().cloned(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! What every Levelflow process needs: configuration, telemetry, threads, shutdown,
-//! supervised tasks, secret settings, the way to a PostgreSQL database.
+//! supervised tasks, secret settings, breakers, the ways to an HTTP server and to a PostgreSQL database.
 
+pub mod breaker;
 pub mod config;
+pub mod http_client;
 pub mod postgres;
 pub mod secret;
 pub mod shutdown;

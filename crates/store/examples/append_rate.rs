@@ -169,6 +169,7 @@ fn success(task: u32, at: Timestamp) -> Fact {
         started_at: at,
         worker: Some(WorkerId("worker-1".into())),
         cached: None,
+        similar_to: None,
         output: br#"{"ok":true}"#.as_slice().into(),
         stream: None,
     }

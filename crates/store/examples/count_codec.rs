@@ -53,6 +53,7 @@ fn succeeded(task: u32) -> Record {
         started_at: Timestamp::from_micros(1_700_000_000_000_000),
         worker: Some(WorkerId("worker-1".into())),
         cached: None,
+        similar_to: None,
         output: Bytes::from_static(br#"{"status":200,"body":"ok"}"#),
         stream: None,
     })

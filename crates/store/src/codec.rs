@@ -13,7 +13,7 @@ use levelflow_common::view::TaskCounts;
 use levelflow_common::workflow::{Durability, Priority};
 use levelflow_common::{
     CacheTier, CacheUse, CachedFrom, Code, Failure, FencingToken, HumanDuration, RunId, RunStatus,
-    Timestamp, WorkerId, WorkflowDigest,
+    Similar, Similarity, Timestamp, WorkerId, WorkflowDigest,
 };
 use levelflow_engine::record::{Kept, KeptEnd, RecordedStream, SubmitKey};
 use levelflow_engine::{Fact, Progress, Record, RunNumber, Submitted, TaskIndex};
@@ -215,6 +215,8 @@ struct SucceededRow {
     stream: Option<Box<StreamRow>>,
     #[prost(message, optional, boxed, tag = "7")]
     cached: Option<Box<CachedFromRow>>,
+    #[prost(message, optional, boxed, tag = "8")]
+    similar_to: Option<Box<SimilarRow>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -237,6 +239,17 @@ struct CachedFromRow {
     /// In microseconds.
     #[prost(uint64, tag = "3")]
     saved: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SimilarRow {
+    /// In millionths.
+    #[prost(uint32, tag = "1")]
+    similarity: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    run_id: Bytes,
+    #[prost(string, tag = "3")]
+    task_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -377,6 +390,7 @@ impl FactRow {
                 output,
                 stream,
                 cached,
+                similar_to,
             } => Self::Succeeded(SucceededRow {
                 task: task.0,
                 attempt: *attempt,
@@ -389,6 +403,9 @@ impl FactRow {
                 cached: cached
                     .as_deref()
                     .map(|from| Box::new(CachedFromRow::of(from))),
+                similar_to: similar_to
+                    .as_deref()
+                    .map(|similar| Box::new(SimilarRow::of(similar))),
             }),
             Fact::Failed {
                 task,
@@ -443,6 +460,10 @@ impl FactRow {
                 cached: row
                     .cached
                     .map(|from| from.read().map(Box::new))
+                    .transpose()?,
+                similar_to: row
+                    .similar_to
+                    .map(|similar| similar.read().map(Box::new))
                     .transpose()?,
             },
             Self::Failed(row) => Fact::Failed {
@@ -589,6 +610,24 @@ impl CachedFromRow {
             tier: read_tier(self.tier)?,
             age: Duration::from_micros(self.age),
             saved: Duration::from_micros(self.saved),
+        })
+    }
+}
+
+impl SimilarRow {
+    fn of(similar: &Similar) -> Self {
+        Self {
+            similarity: similar.similarity.millionths(),
+            run_id: Bytes::copy_from_slice(similar.run_id.as_bytes()),
+            task_id: similar.task_id.as_ref().to_owned(),
+        }
+    }
+
+    fn read(self) -> Result<Similar, DecodeError> {
+        Ok(Similar {
+            similarity: Similarity::from_millionths(self.similarity),
+            run_id: read_run_id("similar_to.run_id", &self.run_id)?,
+            task_id: self.task_id.into(),
         })
     }
 }

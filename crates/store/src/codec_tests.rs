@@ -114,6 +114,14 @@ fn cached() -> impl Strategy<Value = CachedFrom> {
     })
 }
 
+fn similar() -> impl Strategy<Value = Similar> {
+    (0..=1_000_000u32, run_id(), "[a-z]{1,9}").prop_map(|(similarity, run_id, task_id)| Similar {
+        similarity: Similarity::from_millionths(similarity),
+        run_id,
+        task_id: task_id.into(),
+    })
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         submitted().prop_map(|submitted| Fact::Submitted(Arc::new(submitted))),
@@ -126,10 +134,11 @@ fn fact() -> impl Strategy<Value = Fact> {
             worker(),
             payload(),
             option::of(stream()),
-            option::of(cached())
+            option::of(cached()),
+            option::of(similar())
         )
             .prop_map(
-                |(task, attempt, started_at, worker, output, stream, cached)| {
+                |(task, attempt, started_at, worker, output, stream, cached, similar)| {
                     Fact::Succeeded {
                         task,
                         attempt,
@@ -138,6 +147,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                         output,
                         stream,
                         cached: cached.map(Box::new),
+                        similar_to: similar.map(Box::new),
                     }
                 }
             ),

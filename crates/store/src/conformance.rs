@@ -112,6 +112,7 @@ pub(crate) mod sample {
                 started_at: at(number, 1),
                 worker: Some(WorkerId("worker-1".into())),
                 cached: None,
+                similar_to: None,
                 output: output.into(),
                 stream: None,
             },

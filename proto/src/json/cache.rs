@@ -28,6 +28,52 @@ pub struct CacheStatistics {
     compression_saved_bytes: u64,
     /// The tiers, from the first that is asked.
     tiers: Vec<CacheTierStatistics>,
+    /// Results of nearly equal texts.
+    semantic: SemanticStatistics,
+}
+
+/// What came of results of nearly equal texts. Not among the lookups and hits of the cache.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SemanticStatistics {
+    /// Tasks for whose text a nearly equal one was looked for.
+    lookups: u64,
+    /// Those that got its result.
+    hits: u64,
+    /// Those that were shown it.
+    near_hits: u64,
+    /// Those that no model was asked for: there is none, it is left alone, or the text is too long.
+    skipped: u64,
+    /// Those whose vector was not there in time.
+    timeouts: u64,
+    /// The time in seconds that computing took for what hits gave without it.
+    saved_seconds: f64,
+    /// Half of the lookups took no longer, in milliseconds.
+    p50_ms: f64,
+    /// 99 of a hundred lookups took no longer, in milliseconds.
+    p99_ms: f64,
+    /// Texts that are known.
+    entries: u64,
+    /// Bytes of those texts and their vectors.
+    bytes: u64,
+    /// Texts that had to go because there was no room.
+    evictions: u64,
+    /// The embedding models.
+    models: Vec<EmbeddingModelStatistics>,
+}
+
+/// What one embedding model did.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EmbeddingModelStatistics {
+    /// Its name in the configuration.
+    name: String,
+    /// Texts whose vectors it made.
+    texts: u64,
+    /// Batches that failed.
+    failures: u64,
+    /// Texts that it was not asked for: it is left alone, or too many wait.
+    skipped: u64,
+    /// How its breaker stands.
+    breaker: BreakerStatus,
 }
 
 /// What one tier did.
@@ -91,6 +137,47 @@ impl TryFrom<&v1::CacheStatistics> for CacheStatistics {
             not_kept: message.not_kept,
             compression_saved_bytes: message.compression_saved_bytes,
             tiers: tiers.collect::<Result<_, _>>()?,
+            semantic: message
+                .semantic
+                .as_ref()
+                .unwrap_or(&v1::SemanticStatistics::default())
+                .try_into()?,
+        })
+    }
+}
+
+impl TryFrom<&v1::SemanticStatistics> for SemanticStatistics {
+    type Error = InvalidField;
+
+    fn try_from(message: &v1::SemanticStatistics) -> Result<Self, InvalidField> {
+        let models = message.models.iter().map(TryInto::try_into);
+        Ok(Self {
+            lookups: message.lookups,
+            hits: message.hits,
+            near_hits: message.near_hits,
+            skipped: message.skipped,
+            timeouts: message.timeouts,
+            saved_seconds: message.saved_us as f64 / 1e6,
+            p50_ms: message.p50_us / 1e3,
+            p99_ms: message.p99_us / 1e3,
+            entries: message.entries,
+            bytes: message.bytes,
+            evictions: message.evictions,
+            models: models.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<&v1::EmbeddingModelStatistics> for EmbeddingModelStatistics {
+    type Error = InvalidField;
+
+    fn try_from(message: &v1::EmbeddingModelStatistics) -> Result<Self, InvalidField> {
+        Ok(Self {
+            name: message.name.clone(),
+            texts: message.texts,
+            failures: message.failures,
+            skipped: message.skipped,
+            breaker: BreakerStatus::required("breaker", message.breaker)?,
         })
     }
 }

@@ -6,7 +6,7 @@ use levelflow_common::{Failure, RunStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::run::CachedFrom;
+use super::run::{CachedFrom, SimilarTo};
 use super::{Chunk, JsonText, timestamp};
 
 /// Something that happened in a run.
@@ -147,6 +147,8 @@ enum Body<'a> {
         reused_from: Option<String>,
         /// Where it was found, if no attempt gave it.
         cached: Option<CachedFrom>,
+        /// The result of a nearly equal text: with `cached` the output itself, otherwise what the task was shown.
+        similar_to: Option<SimilarTo>,
         /// Chunks that were recorded with it.
         chunks: u32,
     },
@@ -272,6 +274,7 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 output,
                 reused_from,
                 cached,
+                similar_to,
                 chunks,
             } => Self::TaskSucceeded {
                 task: task.into(),
@@ -280,6 +283,7 @@ impl<'a> From<&'a RunEvent> for Body<'a> {
                 output: JsonText::read(output),
                 reused_from: reused_from.map(|run| run.to_string()),
                 cached: cached.map(CachedFrom::new),
+                similar_to: similar_to.as_ref().map(SimilarTo::new),
                 chunks: *chunks,
             },
             RunEvent::TaskFailed {

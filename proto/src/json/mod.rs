@@ -21,13 +21,17 @@ use serde_json::value::RawValue;
 
 pub use alert::{Alert, AlertList};
 pub use breaker::{Breaker, BreakerList};
-pub use cache::{CacheStatistics, CacheTierStatistics, SharedCacheTierStatistics};
+pub use cache::{
+    CacheStatistics, CacheTierStatistics, EmbeddingModelStatistics, SemanticStatistics,
+    SharedCacheTierStatistics,
+};
 pub use chunk::Chunk;
 pub use cluster::Cluster;
 pub use event::Event;
 pub use overview::Overview;
 pub use run::{
-    CachedFrom, Explanation, Reason, Run, RunList, Summary, Task, TaskExplanation, TaskOutputs,
+    CachedFrom, Explanation, Reason, Run, RunList, SimilarTo, Summary, Task, TaskExplanation,
+    TaskOutputs,
 };
 pub use worker::{Worker, WorkerHeartbeat, WorkerList, WorkerSession};
 

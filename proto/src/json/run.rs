@@ -98,6 +98,8 @@ pub struct Task<'a> {
     reused_from: Option<String>,
     /// Where the output was found, if no attempt gave it.
     cached: Option<CachedFrom>,
+    /// The result of a nearly equal text: with `cached` the output itself, otherwise what the task was shown.
+    similar_to: Option<SimilarTo>,
     /// Chunks that were recorded with the output.
     chunks: u32,
     /// Its output.
@@ -125,6 +127,29 @@ impl CachedFrom {
             tier: from.tier.as_str(),
             age_ms: millis(from.age),
             saved_ms: millis(from.saved),
+        }
+    }
+}
+
+/// The result of a task whose text means nearly the same.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SimilarTo {
+    /// The cosine of the angle between the vectors of the texts: 1 for the same meaning.
+    similarity: f64,
+    /// The run that computed it.
+    #[schemars(extend("format" = "uuid"))]
+    run_id: String,
+    /// The task that did.
+    task_id: String,
+}
+
+impl SimilarTo {
+    /// The form of a similar result.
+    pub fn new(similar: &levelflow_common::Similar) -> Self {
+        Self {
+            similarity: similar.similarity.cosine(),
+            run_id: similar.run_id.to_string(),
+            task_id: similar.task_id.as_ref().to_owned(),
         }
     }
 }
@@ -240,6 +265,7 @@ impl<'a> Task<'a> {
             failure: task.failure.as_ref(),
             reused_from: task.reused_from.map(|run| run.to_string()),
             cached: task.cached.map(CachedFrom::new),
+            similar_to: task.similar_to.as_ref().map(SimilarTo::new),
             chunks: task.chunks,
             output: match outputs {
                 TaskOutputs::Included => task.output.as_deref().and_then(JsonText::read),
@@ -301,6 +327,7 @@ mod tests {
                 failure: None,
                 reused_from: None,
                 cached: None,
+                similar_to: None,
                 chunks: 4,
             }],
             critical_path: vec!["report".into()],
@@ -332,6 +359,7 @@ mod tests {
                 "failure": null,
                 "reused_from": null,
                 "cached": null,
+                "similar_to": null,
                 "chunks": 4,
             })
         );

@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::Cache;
-use crate::breaker::BreakerState;
 use crate::cache::Source;
 use crate::clock::Clock;
 use crate::config::{CacheConfig, RedisConfig};
 use crate::entry::Target;
 use crate::tier::TierKind;
+use levelflow_runtime::breaker::BreakerState;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -9,12 +9,12 @@ use tokio::time::{Instant, advance};
 use super::fake::{BUDGET, DAY, FakeTier, Mood, TestClock, cache_over};
 use super::*;
 use crate::Cache;
-use crate::breaker::BreakerState;
 use crate::config::CacheConfig;
 use crate::entry::Target;
 use crate::error::NotKept;
 use crate::statistics::TierStatistics;
 use crate::tier::TierKind;
+use levelflow_runtime::breaker::BreakerState;
 
 mod conformance {
     use super::*;

@@ -1,9 +1,11 @@
 //! `levelflow cache`: what the result cache did, and looking after it.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use levelflow_common::Timestamp;
+use levelflow_common::view::BreakerStatus;
 use levelflow_proto::v1::invalidate_cache_request::Target;
 use levelflow_proto::{ApiError, Enumeration as _, json, v1};
 use serde_json::json;
@@ -197,14 +199,54 @@ fn table(statistics: &v1::CacheStatistics, styling: Styling) -> String {
         ]);
     }
     let saved = Timestamp::from_micros(statistics.saved_us).since(Timestamp::default());
-    format!(
+    let mut text = format!(
         "{} lookups, {} hits ({:.0} %), {} of computing saved\n{}",
         statistics.lookups,
         statistics.hits,
         100.0 * statistics.hits as f64 / statistics.lookups.max(1) as f64,
         duration(saved),
         table.render(styling)
-    )
+    );
+    if let Some(semantic) = statistics.semantic.as_ref()
+        && (semantic.lookups > 0 || !semantic.models.is_empty())
+    {
+        text.push_str(&semantic_lines(semantic));
+    }
+    text
+}
+
+/// What came of results of nearly equal texts: a line, and one for each model.
+fn semantic_lines(semantic: &v1::SemanticStatistics) -> String {
+    let micros = |micros: f64| duration(std::time::Duration::from_secs_f64(micros.max(0.0) / 1e6));
+    let saved = Timestamp::from_micros(semantic.saved_us).since(Timestamp::default());
+    let mut text = format!(
+        "semantic: {} lookups, {} hits, {} near hits, {} skipped, {} timeouts, {} of computing saved, \
+         p50 {}, p99 {}, {} known\n",
+        semantic.lookups,
+        semantic.hits,
+        semantic.near_hits,
+        semantic.skipped,
+        semantic.timeouts,
+        duration(saved),
+        micros(semantic.p50_us),
+        micros(semantic.p99_us),
+        counted(semantic.entries as usize, "text"),
+    );
+    for model in &semantic.models {
+        let breaker = BreakerStatus::optional("breaker", model.breaker)
+            .ok()
+            .flatten()
+            .map_or("?", BreakerStatus::as_str);
+        let _ = writeln!(
+            text,
+            "model {}: {}, {}, {} skipped, breaker {breaker}",
+            model.name,
+            counted(model.texts as usize, "text"),
+            counted(model.failures as usize, "failure"),
+            model.skipped,
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -245,5 +287,34 @@ mod tests {
         let row = words(lines.nth(1).unwrap());
         assert_eq!(row[..3], ["memory", "6", "2"]);
         assert_eq!(row[row.len() - 4..], ["2", "3.0", "0", "0"]);
+    }
+
+    #[test]
+    fn results_of_nearly_equal_texts_have_lines_of_their_own() {
+        let semantic = v1::SemanticStatistics {
+            lookups: 9,
+            hits: 3,
+            near_hits: 2,
+            skipped: 1,
+            timeouts: 1,
+            saved_us: 2_000_000,
+            p50_us: 4_000.0,
+            p99_us: 12_000.0,
+            entries: 4,
+            models: vec![v1::EmbeddingModelStatistics {
+                name: "small".to_owned(),
+                texts: 8,
+                failures: 1,
+                skipped: 0,
+                breaker: BreakerStatus::Closed.number(),
+            }],
+            ..v1::SemanticStatistics::default()
+        };
+        assert_eq!(
+            semantic_lines(&semantic),
+            "semantic: 9 lookups, 3 hits, 2 near hits, 1 skipped, 1 timeouts, 2.00s of computing saved, \
+             p50 4ms, p99 12ms, 4 texts known\n\
+             model small: 8 texts, 1 failure, 0 skipped, breaker closed\n"
+        );
     }
 }

@@ -340,22 +340,35 @@ fn event_line(event: &RunEvent, at: Timestamp, progress: &Progress) -> Option<St
             started_at,
             reused_from,
             cached,
+            similar_to,
             ..
         } => match (reused_from, cached) {
             (_, Some(from)) => format!(
-                "{}{} found in the cache ({}), computed {} ago in {}",
+                "{}{} found in the cache ({}{}), computed {} ago in {}",
                 level(task),
                 name(task),
                 from.tier.as_str(),
+                similar_to
+                    .as_ref()
+                    .map_or_else(String::new, |similar| format!(
+                        ", similarity {} to `{}` of run {}",
+                        similar.similarity, similar.task_id, similar.run_id
+                    )),
                 duration(from.age),
                 duration(from.saved)
             ),
             (Some(run), None) => format!("{}{} kept from run {run}", level(task), name(task)),
             (None, None) => format!(
-                "{}{} succeeded in {}",
+                "{}{} succeeded in {}{}",
                 level(task),
                 name(task),
-                duration(at.since(*started_at))
+                duration(at.since(*started_at)),
+                similar_to
+                    .as_ref()
+                    .map_or_else(String::new, |similar| format!(
+                        ", shown the result of `{}` of run {} (similarity {})",
+                        similar.task_id, similar.run_id, similar.similarity
+                    )),
             ),
         },
         RunEvent::TaskFailed {
@@ -523,6 +536,7 @@ mod tests {
                     reused_from: None,
                     chunks: 0,
                     cached: None,
+                    similar_to: None,
                 },
                 RunEvent::LevelCompleted {
                     level: 0,

@@ -30,6 +30,7 @@ pub(crate) fn summary(run: &RunView, now: Timestamp, styling: Styling) -> String
     text.push('\n');
     text.push_str(&outcome(&run.summary, now, styling));
     text.push('\n');
+    text.push_str(&similar_lines(run));
     if let Some(line) = critical_path(run, now) {
         text.push_str(&line);
         text.push('\n');
@@ -87,7 +88,9 @@ fn table(run: &RunView, now: Timestamp, styling: Styling) -> String {
             (Some(queued), Some(started)) => duration(started.since(queued)),
             _ => String::new(),
         };
-        let state = if task.cached.is_some() {
+        let state = if task.cached.is_some() && task.similar_to.is_some() {
+            "similar"
+        } else if task.cached.is_some() {
             "cached"
         } else if task.reused_from.is_some() {
             "kept"
@@ -115,6 +118,28 @@ fn table(run: &RunView, now: Timestamp, styling: Styling) -> String {
             styling.dim(&format!(
                 "… and {left_out} more; shown are the failed and the slowest"
             ))
+        );
+    }
+    text
+}
+
+/// The tasks that got or were shown the result of a nearly equal text: a line each.
+fn similar_lines(run: &RunView) -> String {
+    let mut text = String::new();
+    let tasks = run.tasks.iter();
+    let similar = tasks.filter_map(|task| Some((task, task.similar_to.as_ref()?)));
+    for (task, similar) in similar.take(MAX_ROWS) {
+        let word = match task.cached {
+            Some(_) => "reused",
+            None => "was shown",
+        };
+        let _ = writeln!(
+            text,
+            "{} {word} the result of `{}` of run {}, similarity {}",
+            task_name(task),
+            similar.task_id,
+            similar.run_id,
+            similar.similarity
         );
     }
     text

@@ -201,6 +201,8 @@ struct Names<'n> {
     to: Option<u32>,
     /// Whether there can be secrets.
     secrets: bool,
+    /// Whether there can be the result of a nearly equal text.
+    near_hit: bool,
 }
 
 struct Check<'r, 'n> {
@@ -265,6 +267,7 @@ impl<'n> Check<'_, 'n> {
             item: None,
             to: Some(to),
             secrets: false,
+            near_hit: false,
         };
         if let Some(when) = task.get("when") {
             self.condition(when, outer, &path.key("when"));
@@ -314,6 +317,9 @@ impl<'n> Check<'_, 'n> {
         }
         if let Some(kind) = kind {
             names.secrets = kind.takes_secrets();
+            names.near_hit = task
+                .get("cache")
+                .is_some_and(|policy| policy.get("semantic").is_some());
             self.input(kind, task, names, path);
         }
     }
@@ -380,7 +386,7 @@ impl<'n> Check<'_, 'n> {
             return Some("item");
         };
         let text = name.as_text()?;
-        let taken = NAMES.contains(&text) || matches!(text, "index" | "secrets");
+        let taken = NAMES.contains(&text) || matches!(text, "index" | "near_hit" | "secrets");
         let malformed = text.contains('-') || !is_task_id(text);
         if taken || malformed {
             self.report.add(&path.key("as"), name.position, || {
@@ -599,6 +605,7 @@ impl<'n> Check<'_, 'n> {
             item: None,
             to: None,
             secrets: false,
+            near_hit: false,
         };
         for (key, node) in root
             .get("outputs")
@@ -693,13 +700,25 @@ impl<'n> Check<'_, 'n> {
         }
         for name in &references.variables {
             let name = name.as_str();
+            if name == "near_hit" && !names.near_hit {
+                self.report.add(path, node.position, || {
+                    let help = "`near_hit` is for `with` of a task with `cache.semantic`";
+                    (
+                        format!("`{name}` is not defined here"),
+                        Some(help.to_owned()),
+                    )
+                });
+                continue;
+            }
             let known = NAMES.contains(&name)
+                || name == "near_hit"
                 || names
                     .item
                     .is_some_and(|item| item == name || name == "index");
             if !known {
                 self.report.add(path, node.position, || {
-                    let known = NAMES.into_iter().chain(names.item);
+                    let near_hit = names.near_hit.then_some("near_hit");
+                    let known = NAMES.into_iter().chain(names.item).chain(near_hit);
                     let help = did_you_mean(name, known.clone()).unwrap_or_else(|| {
                         let known: Vec<_> = known.map(|name| format!("`{name}`")).collect();
                         format!("the names here are {}", known.join(", "))

@@ -10,6 +10,7 @@ use super::*;
 use crate::cache::{CachePolicy, CacheScope, Normalize};
 use crate::duration::HumanDuration;
 use crate::retry::{AttemptCode, RetryPolicy};
+use crate::similar::SemanticPolicy;
 use crate::workflow::{
     Concurrency, Dispatch, Durability, Edge, ForEach, InputSpec, InputType, OnFull, Priority,
     RateLimit, Task, TaskKind, Timeouts, WorkerSelector,
@@ -155,6 +156,12 @@ fn task(index: usize) -> impl Strategy<Value = Task> {
                     tags: vec!["a".to_owned()],
                     on_error: max_parallel
                         .map(|_| HumanDuration(std::time::Duration::from_secs(1))),
+                    semantic: max_parallel.map(|limit| SemanticPolicy {
+                        text: "${{ inputs }}".to_owned(),
+                        model: each.then(|| "m".to_owned()),
+                        reuse: 0.75,
+                        near: (limit > 4).then_some(0.5),
+                    }),
                 }),
                 continue_on_error,
             }

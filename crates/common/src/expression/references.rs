@@ -42,6 +42,8 @@ impl References {
 
 /// What a task has under its id.
 const TASK_FIELDS: [&str; 2] = ["output", "status"];
+/// What there is of the result of a nearly equal text.
+pub(super) const NEAR_HIT_FIELDS: [&str; 5] = ["output", "run_id", "similarity", "task_id", "text"];
 
 /// A name with the constant fields and indexes after it, such as `tasks.fetch.output.items[0]`.
 pub(super) struct Chain {
@@ -101,6 +103,16 @@ fn check(chain: &Chain) -> Result<(), ExpressionError> {
                 _ => Ok(()),
             }
         }
+        "near_hit" => match chain.steps.first().and_then(Value::as_str) {
+            Some(field) if !NEAR_HIT_FIELDS.contains(&field) => Err(ExpressionError::Undefined {
+                name: chain.text(1),
+                help: did_you_mean(field, NEAR_HIT_FIELDS).or_else(|| {
+                    let known = NEAR_HIT_FIELDS.map(|field| format!("`{field}`"));
+                    Some(format!("a near hit has {}", known.join(", ")))
+                }),
+            }),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }

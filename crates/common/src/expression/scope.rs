@@ -6,6 +6,7 @@ use std::sync::Arc;
 use minijinja::Value;
 
 use super::error::ExpressionError;
+use super::references::NEAR_HIT_FIELDS;
 use super::value::from_json;
 use crate::outcome::TaskStatus;
 
@@ -64,6 +65,16 @@ impl Scope {
     pub fn set_item(&mut self, name: &str, item: &serde_json::Value, index: u32) {
         self.names.insert(Arc::from(name), from_json(item));
         self.names.insert(Arc::from("index"), Value::from(index));
+    }
+
+    /// Sets the result of a nearly equal text, as an object with [`NEAR_HIT_FIELDS`]; without one, its fields
+    /// are null.
+    pub fn set_near_hit(&mut self, near_hit: Option<&serde_json::Value>) {
+        let near_hit = match near_hit {
+            Some(near_hit) => from_json(near_hit),
+            None => Value::from_pairs(NEAR_HIT_FIELDS.map(|field| (field, Value::from(())))),
+        };
+        self.names.insert(Arc::from("near_hit"), near_hit);
     }
 
     /// All of it as one value.

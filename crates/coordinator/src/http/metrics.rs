@@ -10,7 +10,9 @@ use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use levelflow_cache::{Cache, CacheStatistics};
 use levelflow_common::{Code, RunStatus, TaskKind, TaskStatus};
+use levelflow_embedding::EmbeddingsStatistics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -27,6 +29,7 @@ use super::document::Operation;
 use super::problem::Refusal;
 use super::route::Routes;
 use crate::actor::{self, Measures, Message, WorkerMeasures};
+use crate::semantic::SemanticStatistics;
 
 const PREFIX: &str = "levelflow";
 const MEDIA_TYPE: &str = "application/openmetrics-text";
@@ -112,8 +115,11 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
         .await?;
     let mut registry = Registry::with_prefix(PREFIX);
     api.requests.register(&mut registry);
+    let backend = api.backend()?;
     registry.register_collector(Box::new(Snapshot {
         measures: *measures,
+        cache: backend.cache.as_ref().map(Cache::statistics),
+        semantic: backend.semantic_statistics(),
         streams: api.config.max_watchers - api.watchers.available_permits(),
     }));
     let mut text = String::new();
@@ -128,6 +134,9 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
 #[derive(Debug)]
 struct Snapshot {
     measures: Measures,
+    /// The result cache, if results are kept.
+    cache: Option<CacheStatistics>,
+    semantic: Option<SemanticStatistics>,
     /// Streams of events that are open.
     streams: usize,
 }
@@ -137,6 +146,7 @@ impl Collector for Snapshot {
         self.runs(&mut encoder)?;
         self.tasks(&mut encoder)?;
         self.workers(&mut encoder)?;
+        self.cache(&mut encoder)?;
         self.coordinator(&mut encoder)
     }
 }
@@ -215,6 +225,45 @@ impl Snapshot {
         let credits = by_status(&|workers| workers.credits);
         let help = "Attempts that workers would take now";
         gauges_by(encoder, "worker_credits", help, credits)
+    }
+
+    fn cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (Some(cache), Some(semantic)) = (&self.cache, &self.semantic) else {
+            return Ok(());
+        };
+        let help = "Tasks whose results were looked for in the cache";
+        counter(encoder, "cache_lookups", help, cache.lookups)?;
+        let hits = cache
+            .tiers
+            .iter()
+            .map(|tier| ([("tier", tier.tier.as_str())], tier.hits));
+        counters_by(encoder, "cache_hits", "Results that a tier had", hits)?;
+        let lookups = [
+            ("hit", semantic.hits),
+            ("near_hit", semantic.near_hits),
+            ("skipped", semantic.skipped),
+            ("timeout", semantic.timeouts),
+            ("miss", semantic.misses()),
+        ];
+        let lookups = lookups.map(|(outcome, count)| ([("outcome", outcome)], count));
+        let help = "Tasks for whose text a nearly equal one was looked for";
+        counters_by(encoder, "semantic_lookups", help, lookups)?;
+        let help = "Texts of results that are known";
+        let entries = usize::try_from(semantic.index.entries).unwrap_or(usize::MAX);
+        gauge(encoder, "semantic_entries", help, entries)?;
+        let of = |count: fn(&EmbeddingsStatistics) -> u64| {
+            let models = semantic.models.iter();
+            models.map(move |(name, model)| ([("model", name.as_str())], count(model)))
+        };
+        let help = "Texts that an embedding model made vectors of";
+        counters_by(encoder, "embedding_texts", help, of(|model| model.texts))?;
+        let help = "Batches of texts that an embedding model failed at";
+        counters_by(
+            encoder,
+            "embedding_failures",
+            help,
+            of(|model| model.failures),
+        )
     }
 
     fn coordinator(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

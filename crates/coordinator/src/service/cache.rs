@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Backend;
 use super::submit::DEFAULT_TENANT;
+use crate::semantic::SemanticStatistics;
 
 /// Bytes of a file of results that is put in at once.
 const MAX_WARM_UP_BYTES: usize = 64 * 1024 * 1024;
@@ -39,7 +40,14 @@ impl Backend {
     }
 
     pub(crate) fn cache_statistics(&self) -> Result<v1::CacheStatistics, ApiError> {
-        Ok(statistics(&self.cache()?.statistics()))
+        let mut message = statistics(&self.cache()?.statistics());
+        message.semantic = self.semantic_statistics().as_ref().map(semantic);
+        Ok(message)
+    }
+
+    /// What came of results of nearly equal texts; none if results are not kept.
+    pub(crate) fn semantic_statistics(&self) -> Option<SemanticStatistics> {
+        Some(self.semantic.as_ref()?.statistics())
     }
 
     pub(crate) async fn invalidate_cache(
@@ -140,6 +148,42 @@ fn statistics(statistics: &CacheStatistics) -> v1::CacheStatistics {
         not_kept: statistics.not_kept,
         compression_saved_bytes: statistics.compression_saved_bytes,
         tiers: statistics.tiers.iter().map(tier).collect(),
+        semantic: None,
+    }
+}
+
+fn semantic(statistics: &SemanticStatistics) -> v1::SemanticStatistics {
+    let models = statistics.models.iter();
+    let saved = statistics.saved.as_micros();
+    v1::SemanticStatistics {
+        lookups: statistics.lookups,
+        hits: statistics.hits,
+        near_hits: statistics.near_hits,
+        skipped: statistics.skipped,
+        timeouts: statistics.timeouts,
+        saved_us: u64::try_from(saved).unwrap_or(u64::MAX),
+        p50_us: statistics.latency.p50_us,
+        p99_us: statistics.latency.p99_us,
+        entries: statistics.index.entries,
+        bytes: statistics.index.bytes,
+        evictions: statistics.index.evictions,
+        models: models
+            .map(|(name, model)| v1::EmbeddingModelStatistics {
+                name: name.clone(),
+                texts: model.texts,
+                failures: model.failures,
+                skipped: model.skipped,
+                breaker: breaker(model.breaker).number(),
+            })
+            .collect(),
+    }
+}
+
+fn breaker(state: BreakerState) -> BreakerStatus {
+    match state {
+        BreakerState::Closed => BreakerStatus::Closed,
+        BreakerState::Open => BreakerStatus::Open,
+        BreakerState::HalfOpen => BreakerStatus::HalfOpen,
     }
 }
 
@@ -165,13 +209,8 @@ fn tier(tier: &TierStatistics) -> v1::CacheTierStatistics {
 }
 
 fn shared(shared: SharedStatistics) -> v1::SharedCacheTierStatistics {
-    let breaker = match shared.breaker {
-        BreakerState::Closed => BreakerStatus::Closed,
-        BreakerState::Open => BreakerStatus::Open,
-        BreakerState::HalfOpen => BreakerStatus::HalfOpen,
-    };
     v1::SharedCacheTierStatistics {
-        breaker: breaker.number(),
+        breaker: breaker(shared.breaker).number(),
         skipped: shared.skipped,
         timeouts: shared.timeouts,
         failures: shared.failures,

@@ -35,6 +35,7 @@ use crate::clock::Clock;
 use crate::cluster::{Cluster, FORWARDED};
 use crate::definitions::Definitions;
 use crate::error::RecoveryError;
+use crate::semantic::Semantic;
 
 pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
@@ -59,6 +60,8 @@ pub(crate) struct Backend {
     pub(crate) clock: Clock,
     /// The result cache, if results are kept.
     pub(crate) cache: Option<Cache>,
+    /// Results by the meaning of a text, if results are kept.
+    pub(crate) semantic: Option<Arc<Semantic>>,
     pub(crate) dedup_window: Duration,
     pub(crate) next_session: Arc<AtomicU64>,
 }

@@ -11,7 +11,7 @@ use levelflow_engine::{Config, Definition, Event};
 use serde_json::{Value, json};
 
 use crate::definitions::{define, flow, task};
-use crate::preparer::FROM_MEMORY;
+use crate::preparer::{FROM_MEMORY, similar};
 use crate::shell::Shell;
 use crate::worker::FakeWorker;
 
@@ -185,6 +185,52 @@ fn the_next_computes_when_the_first_cannot() {
     shell.settle();
     assert_eq!(shell.state(runs[2]).status, RunStatus::Succeeded);
     assert_eq!(tier(&shell, runs[2], "a"), (None, 1));
+}
+
+#[test]
+fn the_result_of_a_nearly_equal_text_is_told_with_its_source() {
+    let mut shell = Shell::with_worker(9);
+    let semantic = |text: &str| {
+        let text = format!("${{{{ '{text}' }}}}");
+        flow([cached(
+            "a",
+            &json!({ "key": text, "semantic": { "text": text } }),
+        )])
+    };
+    let label = |shell: &Shell, run: RunId| shell.state(run).tasks[0].similar_to.clone();
+    let first = submit(&mut shell, &semantic("same"));
+    assert_eq!(shell.running(), ["a"], "nothing is known yet");
+    shell.finish("a", Ok(Bytes::from_static(b"42")));
+    assert_eq!(label(&shell, first), None);
+
+    let reused = submit(&mut shell, &semantic("same "));
+    assert_eq!(shell.running(), ["a"], "the text differs");
+    shell.finish("a", Ok(Bytes::from_static(b"43")));
+    assert_eq!(label(&shell, reused), None);
+
+    // What is near is computed by the one that is shown it; what waits for it has the very same input.
+    let near = semantic("near");
+    let shown = submit(&mut shell, &near);
+    let waiting = submit(&mut shell, &near);
+    assert_eq!(shell.running(), ["a"]);
+    shell.finish("a", Ok(Bytes::from_static(b"44")));
+    assert_eq!(tier(&shell, shown, "a"), (None, 1));
+    assert_eq!(label(&shell, shown).as_deref(), Some(&similar(0.9)));
+    assert_eq!(tier(&shell, waiting, "a"), (Some(CacheTier::Flight), 0));
+    assert_eq!(label(&shell, waiting), None);
+
+    let policy = json!({ "key": "other", "semantic": { "text": "${{ 'same' }}" } });
+    let open = task("b", &["a"], json!({}));
+    let reused = submit(&mut shell, &flow([cached("a", &policy), open]));
+    assert_eq!(tier(&shell, reused, "a"), (Some(CacheTier::Memory), 0));
+    assert_eq!(label(&shell, reused).as_deref(), Some(&similar(0.97)));
+    let (_, why) = shell.engine.explain(shell.now, reused, "a", None).unwrap();
+    let source = "for a text of similarity 0.970, by task `source` of run 07070707";
+    assert!(
+        why.reasons[0].text.contains(source),
+        "{}",
+        why.reasons[0].text
+    );
 }
 
 #[test]

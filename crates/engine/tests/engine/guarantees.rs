@@ -174,7 +174,7 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
         proptest::option::weighted(0.3, 0..5_u8),
         proptest::option::weighted(0.2, 0..5_u8),
         proptest::option::weighted(0.1, 0..4_u8),
-        proptest::option::weighted(0.4, 0..4_u8),
+        proptest::option::weighted(0.4, 0..6_u8),
     );
     let limits = (
         proptest::option::weighted(0.3, (0..4_usize, 1..4_u32, 0..3_usize)),
@@ -241,7 +241,11 @@ fn generated_task(place: usize) -> impl Strategy<Value = Value> {
                 Some(0) => task["cache"] = json!({}),
                 Some(1) => task["cache"] = json!({ "key": "k" }),
                 Some(2) => task["cache"] = json!({ "key": "k", "on_error": "1m" }),
-                Some(_) => task["cache"] = json!({ "key": "${{ inputs.x }}" }),
+                Some(3) => task["cache"] = json!({ "key": "${{ inputs.x }}" }),
+                Some(text) => {
+                    let text = ["${{ 'same' }}", "${{ 'near' }}"][usize::from(text % 2)];
+                    task["cache"] = json!({ "key": place, "semantic": { "text": text } });
+                }
                 None => {}
             }
             if kind != 0 {

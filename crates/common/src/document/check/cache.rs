@@ -5,7 +5,9 @@ use crate::document::decode::decode;
 use crate::document::path::Path;
 use crate::document::tree::Node;
 use crate::duration::HumanDuration;
+use crate::expression::has_expression;
 use crate::limits::{MAX_CACHE_TAG_BYTES, MAX_CACHE_TAGS, MAX_PREFETCH};
+use crate::similar::DEFAULT_REUSE;
 use crate::suggest::did_you_mean;
 
 impl<'n> Check<'_, 'n> {
@@ -13,6 +15,9 @@ impl<'n> Check<'_, 'n> {
     pub(super) fn cache(&mut self, policy: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
         if let Some(key) = policy.get("key") {
             self.expressions(key, names, &path.key("key"));
+        }
+        if let Some(semantic) = policy.get("semantic") {
+            self.semantic(semantic, names, &path.key("semantic"));
         }
         for name in ["ttl", "on_error"] {
             if let Some(span) = policy.get(name)
@@ -52,6 +57,42 @@ impl<'n> Check<'_, 'n> {
         }
     }
 
+    /// What may be used again by a text that means nearly the same.
+    fn semantic(&mut self, policy: &Node<'_>, names: Names<'_>, path: &Path<'_>) {
+        if let Some(text) = policy.get("text") {
+            let path = path.key("text");
+            self.expressions(text, names, &path);
+            if text.as_text().is_some_and(|text| !has_expression(text)) {
+                self.report.add(&path, text.position, || {
+                    let help =
+                        "write what differs from run to run, such as `${{ inputs.question }}`";
+                    (
+                        "`text` is the same in every run".to_owned(),
+                        Some(help.to_owned()),
+                    )
+                });
+            }
+        }
+        if let Some(model) = policy.get("model")
+            && model.as_text().is_some_and(str::is_empty)
+        {
+            self.report.add(&path.key("model"), model.position, || {
+                ("`model` is empty".to_owned(), None)
+            });
+        }
+        let bound = |name: &str| decode::<f64>(policy.get(name)?).ok();
+        let reuse = bound("reuse").unwrap_or(DEFAULT_REUSE);
+        if let (Some(near), Some(node)) = (bound("near"), policy.get("near"))
+            && near > reuse
+        {
+            self.report.add(&path.key("near"), node.position, || {
+                let message = format!("`near` is {near}, above `reuse`, {reuse}");
+                let help = "what is at least as near as `reuse` is reused, what is nearer than `near` is shown";
+                (message, Some(help.to_owned()))
+            });
+        }
+    }
+
     /// The runs whose results are computed ahead.
     pub(super) fn prefetch(&mut self, root: &Node<'_>) {
         let path = Path::ROOT.key("prefetch");
@@ -66,6 +107,7 @@ impl<'n> Check<'_, 'n> {
             item: None,
             to: None,
             secrets: false,
+            near_hit: false,
         };
         for (place, inputs) in wanted.iter().enumerate() {
             let path = path.index(place);

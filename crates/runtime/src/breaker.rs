@@ -1,5 +1,5 @@
-//! The breaker of a shared tier: after some failures in a row the tier is left alone for a while, so that
-//! it costs no time. Then one request that nobody waits for finds out whether it is back.
+//! A breaker of what a process asks and can do without: after some failures in a row it is left alone for a
+//! while, so that it costs no time. Then one request that nobody waits for finds out whether it is back.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ const FAILURES: u32 = 5;
 /// The time between looks at a tier that is left alone.
 const OPEN_FOR: Duration = Duration::from_secs(5);
 
-/// How the breaker of a tier stands.
+/// How a breaker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
-    /// The tier is asked.
+    /// Requests are made.
     Closed,
-    /// It is left alone.
+    /// None are.
     Open,
-    /// It is left alone while one request finds out whether it is back.
+    /// None are but one, which finds out whether it is back.
     HalfOpen,
 }
 
 /// What may be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// The tier may be asked.
+pub enum Admission {
+    /// A request may be made.
     Go,
     /// It may not.
     Skip,
@@ -34,8 +34,9 @@ pub(crate) enum Admission {
     Probe,
 }
 
+/// A breaker.
 #[derive(Debug)]
-pub(crate) struct Breaker {
+pub struct Breaker {
     state: State,
 }
 
@@ -46,14 +47,17 @@ enum State {
     HalfOpen,
 }
 
-impl Breaker {
-    pub(crate) fn new() -> Self {
+impl Default for Breaker {
+    fn default() -> Self {
         Self {
             state: State::Closed { failures: 0 },
         }
     }
+}
 
-    pub(crate) fn state(&self) -> BreakerState {
+impl Breaker {
+    /// How it stands.
+    pub fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
             State::Open { .. } => BreakerState::Open,
@@ -61,11 +65,13 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Whether requests are made.
+    pub fn is_closed(&self) -> bool {
         self.state() == BreakerState::Closed
     }
 
-    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
+    /// What may be done now.
+    pub fn admit(&mut self, now: Instant) -> Admission {
         match self.state {
             State::Closed { .. } => Admission::Go,
             State::Open { until } if now >= until => {
@@ -78,7 +84,7 @@ impl Breaker {
 
     /// A request that was let through ended; says whether that opened the breaker. Those that began before
     /// it opened tell nothing any more.
-    pub(crate) fn ended(&mut self, now: Instant, failed: bool) -> bool {
+    pub fn ended(&mut self, now: Instant, failed: bool) -> bool {
         let State::Closed { failures } = &mut self.state else {
             return false;
         };
@@ -92,8 +98,8 @@ impl Breaker {
         opens
     }
 
-    /// The request that finds out whether the tier is back has ended.
-    pub(crate) fn probed(&mut self, now: Instant, failed: bool) {
+    /// The request that finds out whether it is back has ended.
+    pub fn probed(&mut self, now: Instant, failed: bool) {
         self.state = match failed {
             true => State::Open {
                 until: now + OPEN_FOR,
@@ -110,7 +116,7 @@ mod tests {
     #[test]
     fn failures_in_a_row_open_it_and_a_probe_closes_it() {
         let mut now = Instant::now();
-        let mut breaker = Breaker::new();
+        let mut breaker = Breaker::default();
         for _ in 0..FAILURES - 1 {
             assert!(!breaker.ended(now, true));
         }
