@@ -62,7 +62,7 @@ pub(super) async fn write(
     let begin = format!(
         "{}; SELECT 1 / count(*) FROM \
          (SELECT FROM {schema}.members WHERE id = '{}' FOR KEY SHARE) AS member",
-        database.begin(),
+        database.begin_whole(),
         held.member
     );
     let shards = i64::try_from(held.shards.len()).unwrap_or(i64::MAX);
@@ -164,7 +164,7 @@ pub(super) async fn settle(
         (&owned.shards, Type::INT2_ARRAY),
     ];
     let witness: [Parameter<'_>; 2] = [(&run, Type::INT8), (&first_sequence, Type::INT8)];
-    let mut pipeline = Pipeline::begin(connection, database.begin());
+    let mut pipeline = Pipeline::begin(connection, database.begin_whole());
     pipeline.push(&lock, &member);
     pipeline.push(&epoch, &[]);
     pipeline.push(&raise, &shards);

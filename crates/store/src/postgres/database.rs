@@ -16,8 +16,9 @@ use tokio_postgres::{Client, Error, Row};
 use super::partition::Partitions;
 use crate::error::StoreError;
 
-/// How long the server waits for the rest of a transaction before it ends the session: a coordinator that
-/// stops in the middle of one holds locks, on which others wait that take its shards.
+/// How long the server waits for the rest of a transaction that was sent as a whole before it ends the
+/// session: a coordinator that stops in the middle of one holds locks, on which others wait that take its
+/// shards.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(2);
 
 /// A parameter of a statement, with its type.
@@ -62,19 +63,21 @@ impl Database {
         }
     }
 
-    /// Asks one question.
+    /// Asks one question: once more if it met a connection that had been closed meanwhile.
     pub(super) async fn query(
         &self,
         action: &'static str,
         statement: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        let connection = self.connect().await?;
-        let rows = self
-            .bounded(action, connection.query_typed(statement, parameters))
-            .await?;
-        connection.give_back();
-        Ok(rows)
+        let statements = [(statement, parameters)];
+        let answer = match self.transact(action, &statements).await {
+            Err(StoreError::Postgres { source, .. }) if source.is_closed() => {
+                self.transact(action, &statements).await
+            }
+            answer => answer,
+        };
+        Ok(answer?.pop().unwrap_or_default())
     }
 
     /// Does one transaction in one round trip, and gives the rows of each of its statements.
@@ -84,7 +87,7 @@ impl Database {
         statements: &[(&str, &[Parameter<'_>])],
     ) -> Result<Vec<Vec<Row>>, StoreError> {
         let connection = self.connect().await?;
-        let mut pipeline = Pipeline::begin(&connection, self.begin());
+        let mut pipeline = Pipeline::begin(&connection, self.begin_whole());
         for &(statement, parameters) in statements {
             pipeline.push(statement, parameters);
         }
@@ -97,14 +100,23 @@ impl Database {
         Ok(rows)
     }
 
-    /// What begins a transaction that writes.
-    pub(super) fn begin(&self) -> String {
+    /// What begins a transaction that is sent as a whole.
+    pub(super) fn begin_whole(&self) -> String {
+        self.begin(IDLE_IN_TRANSACTION)
+    }
+
+    /// What begins a transaction whose statements wait for one another's answers.
+    pub(super) fn begin_stepwise(&self) -> String {
+        self.begin(self.timeout)
+    }
+
+    fn begin(&self, idle: Duration) -> String {
         let Self {
             synchronous_commit,
             timeout,
             ..
         } = self;
-        let (timeout, idle) = (timeout.as_millis(), IDLE_IN_TRANSACTION.as_millis());
+        let (timeout, idle) = (timeout.as_millis(), idle.as_millis());
         format!(
             "BEGIN; SET LOCAL synchronous_commit TO {synchronous_commit}; \
              SET LOCAL statement_timeout TO {timeout}; \

@@ -111,7 +111,7 @@ impl Database {
     ) -> Result<usize, Error> {
         let begin = format!(
             "{}; SET LOCAL lock_timeout TO {LOCK_WITHIN_MILLISECONDS}",
-            self.begin()
+            self.begin_stepwise()
         );
         let (table, journal) = (
             partition.runs(&self.schema),

@@ -98,7 +98,7 @@ async fn migrate(database: &Database, client: &Client, config: &Config) -> Resul
     let schema = &database.schema;
     let found = database
         .bounded(ACTION, async {
-            client.batch_execute(&database.begin()).await?;
+            client.batch_execute(&database.begin_stepwise()).await?;
             lock(client, schema).await?;
             let exists = "SELECT FROM pg_namespace WHERE nspname = $1";
             let exists = client
@@ -212,7 +212,7 @@ impl Database {
     pub(super) async fn make_partitions(&self, partition: Partition) -> Result<(), StoreError> {
         let connection = self.connect().await?;
         self.bounded("make a partition", async {
-            connection.batch_execute(&self.begin()).await?;
+            connection.batch_execute(&self.begin_stepwise()).await?;
             lock(&connection, &self.schema).await?;
             for partition in [partition, partition.next()] {
                 self.partitions

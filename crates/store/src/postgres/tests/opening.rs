@@ -93,7 +93,7 @@ async fn a_server_that_may_lose_commits_is_refused() {
 async fn a_setting_that_is_changed_later_does_not_count() {
     let config = settings(ShardCount::ONE);
     let store = own_all(&config).await;
-    let later = store.database.begin();
+    let later = store.database.begin_whole();
     let client = connect(url(&config)).await;
     client
         .batch_execute("SET synchronous_commit TO off")
