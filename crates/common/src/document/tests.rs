@@ -679,3 +679,46 @@ fn the_key_of_a_limit_is_an_edge_and_knows_the_item() {
     assert_eq!(draft.problems.to_string(), "");
     assert_eq!(draft.edges, [(0, 1)]);
 }
+
+#[test]
+fn semantic_reuse_is_checked() {
+    let text = |with: &str, semantic: &str| {
+        format!(
+            "name: a\ninputs: {{ q: {{ type: string }} }}\ntasks:\n  - {{ id: b, type: transform, with: {{ \
+             value: '{with}' }}, cache: {{ semantic: {semantic} }} }}\n"
+        )
+    };
+    let good = "{ text: '${{ inputs.q }}', reuse: 0.9, near: 0.5, model: small }";
+    let shown = "${{ near_hit.output }}";
+    assert_eq!(messages(&text(shown, good)), Vec::<String>::new());
+    let ends_with = |text: String, end: &str| {
+        let messages = messages(&text);
+        assert!(
+            messages.len() == 1 && messages[0].ends_with(end),
+            "{messages:?}"
+        );
+    };
+    ends_with(text("", "{ reuse: 0.9 }"), "`text` is missing");
+    ends_with(
+        text("", "{ text: same }"),
+        "`text` is the same in every run (write what differs from run to run, such as `${{ \
+         inputs.question }}`)",
+    );
+    ends_with(
+        text("", "{ text: '${{ inputs.q }}', near: 0.96 }"),
+        "`near` is 0.96, above `reuse`, 0.95 (what is at least as near as `reuse` is reused, what is \
+         nearer than `near` is shown)",
+    );
+    ends_with(
+        text("", "{ text: '${{ inputs.q }}', reus: 1 }"),
+        "(did you mean `reuse`?)",
+    );
+    ends_with(
+        text("${{ near_hit.outputs }}", good),
+        "(did you mean `output`?)",
+    );
+    ends_with(
+        task("  when: near_hit.similarity > 0.9\n"),
+        "`near_hit` is not defined here (`near_hit` is for `with` of a task with `cache.semantic`)",
+    );
+}

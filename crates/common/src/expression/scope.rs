@@ -67,8 +67,8 @@ impl Scope {
         self.names.insert(Arc::from("index"), Value::from(index));
     }
 
-    /// Sets the result of a nearly equal text, as an object with [`NEAR_HIT_FIELDS`]; without one, its fields
-    /// are null.
+    /// Sets the result of a nearly equal text: an object with `output`, `text`, `similarity`, `run_id` and
+    /// `task_id`. Without one, each of them is null.
     pub fn set_near_hit(&mut self, near_hit: Option<&serde_json::Value>) {
         let near_hit = match near_hit {
             Some(near_hit) => from_json(near_hit),
