@@ -133,6 +133,28 @@ impl Engine {
         }
     }
 
+    /// Takes credits back that a worker has granted, as far as they are not used; says how many.
+    pub fn reclaim(&mut self, session: SessionId, credits: u32) -> u32 {
+        let Some(key) = self.workers.of_session(session) else {
+            return 0;
+        };
+        let worker = self.workers.get_mut(key);
+        let returned = worker.credits.min(credits);
+        worker.credits -= returned;
+        returned
+    }
+
+    /// For each session, whether tasks wait for credits of its worker.
+    pub fn wanting(&self) -> impl Iterator<Item = (SessionId, bool)> {
+        self.workers.iter().filter_map(|(key, worker)| {
+            let mut ready = self.lanes.ready().iter();
+            let wants = worker.credits == 0
+                && !worker.draining
+                && ready.any(|&lane| self.lanes.get(lane).workers.contains(&key));
+            Some((worker.session?, wants))
+        })
+    }
+
     pub(crate) fn draining(&mut self, session: SessionId) {
         if let Some(key) = self.workers.of_session(session) {
             self.workers.get_mut(key).draining = true;

@@ -86,14 +86,16 @@ impl Target {
                 .session(ReceiverStream::new(frames))
                 .await?
                 .into_inner();
-            let first = inbound.message().await?;
+            let mut first = inbound.message().await?.unwrap_or_default();
             let welcome = first
-                .and_then(|frame| frame.welcome)
+                .welcome
+                .take()
                 .ok_or_else(|| Status::unavailable("the coordinator did not say welcome"))?;
             Ok(Streams {
                 outbound,
                 inbound,
                 welcome,
+                first,
             })
         };
         let streams = timeout(WELCOME_WITHIN, opening)

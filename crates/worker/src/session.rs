@@ -11,6 +11,7 @@ use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
 use crate::chunk_spool::ChunkSpool;
+use crate::link::{News, Reporter};
 use crate::memory::{Level, MemoryState, MemoryWatch, resident_bytes};
 use crate::shutdown::Shutdown;
 use crate::slots::Slots;
@@ -76,6 +77,8 @@ pub(crate) struct Streams {
     pub(crate) outbound: mpsc::Sender<v1::WorkerFrame>,
     pub(crate) inbound: Streaming<v1::CoordinatorFrame>,
     pub(crate) welcome: v1::Welcome,
+    /// What came with the welcome.
+    pub(crate) first: v1::CoordinatorFrame,
 }
 
 /// Lets the last frames go out: the coordinator ends its direction when it has read them.
@@ -89,6 +92,7 @@ async fn close(mut inbound: Streaming<v1::CoordinatorFrame>) {
 /// A session.
 pub(crate) struct Session<'a> {
     held: &'a mut Held,
+    reporter: &'a Reporter,
     /// Tokens to refuse with the next frame.
     refused: Vec<u64>,
     heartbeat_is_due: bool,
@@ -110,15 +114,18 @@ impl<'a> Session<'a> {
         held: &'a mut Held,
         streams: Streams,
         shutdown: &mut Shutdown,
+        reporter: &'a Reporter,
     ) -> SessionEnd {
         let Streams {
             outbound,
             mut inbound,
             welcome,
+            first,
         } = streams;
         let memory = *held.memory.state.borrow();
         let mut session = Self {
             held,
+            reporter,
             refused: Vec::new(),
             // So that the worker is known from the start.
             heartbeat_is_due: true,
@@ -129,6 +136,7 @@ impl<'a> Session<'a> {
             memory,
         };
         session.begin(&welcome);
+        session.receive(first);
 
         let period = Duration::from_millis(welcome.heartbeat_interval_ms.into());
         let period = period.max(SHORTEST_HEARTBEAT);
@@ -166,12 +174,13 @@ impl<'a> Session<'a> {
                 }
                 _ = heartbeat.tick() => session.heartbeat_is_due = true,
                 Ok(()) = session.held.memory.state.changed() => session.see_memory(),
-                Some(alert) = session.held.memory.alerts.recv() => session.alerts.push(alert),
+                Ok(alert) = session.held.memory.alerts.recv() => session.alerts.push(alert),
                 frame = inbound.next() => match frame {
                     Some(Ok(frame)) => session.receive(frame),
                     Some(Err(status)) => return SessionEnd::Lost(Some(status)),
                     None => return SessionEnd::Lost(None),
                 },
+                () = session.held.slots.share().changed() => {}
                 () = session.held.chunks.announced() => {}
                 _ = session.held.ended.recv_many(&mut ends, END_BATCH) => {
                     for ended in ends.drain(..) {
@@ -230,6 +239,15 @@ impl<'a> Session<'a> {
                 self.held.spool.push(outcome);
             }
         }
+        if let Some(wants) = frame.wants {
+            self.held.slots.share().wants(wants);
+        }
+        if let Some(credits) = frame.returned {
+            self.held.slots.take_back(credits);
+        }
+        if let Some(told) = frame.coordinators {
+            self.reporter.tell(News::Coordinators(told.coordinators));
+        }
         if frame.drain && !self.coordinator_drains {
             tracing::info!("coordinator stops");
             self.coordinator_drains = true;
@@ -279,6 +297,7 @@ impl<'a> Session<'a> {
             || !self.refused.is_empty()
             || !self.alerts.is_empty()
             || self.draining != self.draining_is_told
+            || self.held.slots.share().is_to_ask()
             || (self.may_grant() && self.held.slots.ungranted() > 0)
     }
 
@@ -303,6 +322,7 @@ impl<'a> Session<'a> {
             refused: std::mem::take(&mut self.refused),
             draining: self.draining,
             alerts: std::mem::take(&mut self.alerts),
+            reclaimed: self.held.slots.ask_back(),
         }
     }
 

@@ -14,15 +14,13 @@ use tokio::time::Instant;
 use crate::attempt::{self, Ended, Job, Limits, bound_output, cancelled};
 use crate::chunk_log::Announce;
 use crate::context::{AttemptState, Context};
+use crate::division::{Share, Use};
 use crate::executor::Executors;
 use crate::upstream::OpenBreakers;
 
 /// The attempts under way. Lives across sessions, as the attempts do.
 pub(crate) struct Slots {
-    size: usize,
-    prefetch: usize,
-    /// Only half of the slots are used, and nothing is taken beyond them.
-    is_cut: bool,
+    share: Share,
     grace: Duration,
     executors: Arc<Executors>,
     ended: UnboundedSender<Ended>,
@@ -45,19 +43,16 @@ struct Running {
 
 impl Slots {
     pub(crate) fn new(
-        size: usize,
-        prefetch: usize,
+        share: Share,
         grace: Duration,
-        executors: Executors,
+        executors: Arc<Executors>,
         ended: UnboundedSender<Ended>,
         announce: Announce,
     ) -> Self {
         Self {
-            size,
-            prefetch,
-            is_cut: false,
+            share,
             grace,
-            executors: Arc::new(executors),
+            executors,
             ended,
             granted: 0,
             queue: VecDeque::new(),
@@ -71,33 +66,59 @@ impl Slots {
     /// A new session begins; what was granted in the last one is void.
     pub(crate) fn begin_session(&mut self) {
         self.granted = 0;
+        self.share.reset(self.in_use());
+    }
+
+    /// The session is lost: what was granted in it is for others.
+    pub(crate) fn end_session(&mut self) {
+        self.begin_session();
     }
 
     /// Attempts that could be asked for now.
     pub(crate) fn ungranted(&self) -> usize {
-        let under_way = self.granted + self.queue.len() + self.occupied();
-        let prefetch = if self.is_cut { 0 } else { self.prefetch };
-        (self.usable() + prefetch).saturating_sub(under_way)
+        self.share.room()
     }
 
     /// Asks for as many attempts as there is room for.
     pub(crate) fn grant(&mut self) -> u32 {
         let credits = u32::try_from(self.ungranted()).unwrap_or(u32::MAX);
         self.granted += credits as usize;
+        self.note();
         credits
+    }
+
+    /// Credits that the coordinator is to give back.
+    pub(crate) fn ask_back(&self) -> u32 {
+        u32::try_from(self.share.ask()).unwrap_or(u32::MAX)
+    }
+
+    /// The coordinator gave credits back that it was asked for.
+    pub(crate) fn take_back(&mut self, credits: u32) {
+        self.granted = self.granted.saturating_sub(credits as usize);
+        self.note();
+        self.share.answered();
+    }
+
+    /// What is shared with other coordinators.
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
+    }
+
+    fn in_use(&self) -> Use {
+        Use {
+            granted: self.granted,
+            queued: self.queue.len(),
+            occupied: self.occupied(),
+        }
+    }
+
+    fn note(&self) {
+        self.share.note(self.in_use());
     }
 
     /// Uses half of the slots from now on, or all of them.
     pub(crate) fn cut(&mut self, is_cut: bool) {
-        self.is_cut = is_cut;
-    }
-
-    fn usable(&self) -> usize {
-        if self.is_cut {
-            self.size.div_ceil(2)
-        } else {
-            self.size
-        }
+        self.share.cut(is_cut);
     }
 
     fn occupied(&self) -> usize {
@@ -114,12 +135,13 @@ impl Slots {
         if !self.running.contains_key(&attempt.token) {
             self.queue.push_back(attempt);
         }
+        self.note();
         true
     }
 
     /// Whether [`Slots::start_next`] would start something.
     pub(crate) fn can_start(&self) -> bool {
-        !self.queue.is_empty() && self.occupied() < self.usable()
+        !self.queue.is_empty() && self.share.has_slot()
     }
 
     /// Starts the next attempt, if one waits and a slot is free. Gives its outcome if it ended at once.
@@ -127,6 +149,12 @@ impl Slots {
         if !self.can_start() {
             return None;
         }
+        let started = self.start_first();
+        self.note();
+        started
+    }
+
+    fn start_first(&mut self) -> Option<v1::Outcome> {
         let mut message = self.queue.pop_front()?;
         let token = message.token;
         let limits = Limits::of(&message, self.grace);
@@ -157,6 +185,7 @@ impl Slots {
         match ended {
             Ended::Thread => {
                 self.lingering -= 1;
+                self.note();
                 None
             }
             Ended::Attempt {
@@ -169,6 +198,7 @@ impl Slots {
                 if !slot_is_free {
                     self.lingering += 1;
                 }
+                self.note();
                 let outcome = outcome_of(&running.state, result, duration);
                 (!running.forgotten).then_some(outcome)
             }
@@ -198,12 +228,16 @@ impl Slots {
 
     fn unqueue(&mut self, token: u64) -> bool {
         let place = self.queue.iter().position(|queued| queued.token == token);
-        place.is_some_and(|place| self.queue.remove(place).is_some())
+        let found = place.is_some_and(|place| self.queue.remove(place).is_some());
+        self.note();
+        found
     }
 
     /// Gives up the attempts that have not started, and says which.
     pub(crate) fn refuse_queued(&mut self) -> Vec<u64> {
-        self.queue.drain(..).map(|attempt| attempt.token).collect()
+        let refused = self.queue.drain(..).map(|attempt| attempt.token).collect();
+        self.note();
+        refused
     }
 
     /// Stops everything: the worker has to end.

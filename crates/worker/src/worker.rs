@@ -1,28 +1,23 @@
-//! A worker: sessions, one after the other, until it is told to end.
+//! A worker: it works for its coordinators until it is told to end.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use levelflow_proto::{PROTOCOL_VERSION, v1};
-use tokio::sync::mpsc;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::builder::WorkerBuilder;
-use crate::chunk_spool::ChunkSpool;
 use crate::config::WorkerConfig;
-use crate::connection::{OpenError, Target, waits};
+use crate::connection::Target;
+use crate::division::Division;
 use crate::end::WorkerEnd;
 use crate::error::WorkerError;
 use crate::executor::batch::Gatherer;
 use crate::executor::isolated::Role;
 use crate::executor::{Executors, HttpPool, SqlDatabases};
+use crate::links::{Links, Parts};
 use crate::memory::{Relief, watch_memory};
-use crate::session::{Held, Session, SessionEnd};
-use crate::shutdown::Shutdown;
-use crate::slots::Slots;
-use crate::spool::Spool;
 
 /// A worker that is ready to run.
 pub struct Worker {
@@ -124,77 +119,18 @@ impl Worker {
         }
         executors.cache().open();
         let hello = hello(&config, &executors, handler_versions);
-        let grace = config.cancel_grace.0;
-        let (ends, ended) = mpsc::unbounded_channel();
-        let (announce, chunks) = ChunkSpool::new();
-        let mut held = Held {
-            slots: Slots::new(
-                config.slots,
-                config.prefetch,
-                grace,
-                executors,
-                ends,
-                announce,
-            ),
-            chunks,
-            spool: Spool::new(config.spool_outcomes, config.spool_bytes),
-            ended,
-            memory: watch_memory(&config.memory, reliefs, shutdown.clone()),
-        };
-        let mut shutdown = Shutdown::new(shutdown, config.drain_timeout.0, grace);
-        let mut next_waits = waits();
-        loop {
-            held.collect();
-            let hello = v1::Hello {
-                held: held.tokens(),
-                ..hello.clone()
-            };
-            let opened = tokio::select! {
-                biased;
-                () = shutdown.without_session(held.is_empty()) => return finished(&held),
-                opened = target.open(hello) => opened,
-            };
-            let wait = match opened {
-                Ok(streams) => {
-                    let coordinator = streams.welcome.coordinator_id.clone();
-                    tracing::info!(coordinator, "session opened");
-                    match Box::pin(Session::run(&mut held, streams, &mut shutdown)).await {
-                        SessionEnd::Drained => return Ok(()),
-                        SessionEnd::OutOfTime => return finished(&held),
-                        SessionEnd::Lost(status) => {
-                            let reason =
-                                status.as_ref().map_or("closed", |status| status.message());
-                            tracing::warn!(coordinator, reason, "session lost");
-                        }
-                    }
-                    next_waits = waits();
-                    next_waits.next()
-                }
-                Err(OpenError::Final(error)) => return Err(error),
-                Err(OpenError::Passing(status)) => {
-                    let wait = next_waits.next();
-                    tracing::warn!(
-                        reason = status.message(),
-                        retry_in = ?wait,
-                        "coordinator not reached"
-                    );
-                    wait
-                }
-            };
-            held.collect();
-            tokio::select! {
-                biased;
-                () = shutdown.without_session(held.is_empty()) => return finished(&held),
-                () = sleep(wait.unwrap_or(Duration::ZERO)) => {}
-            }
-        }
-    }
-}
-
-fn finished(held: &Held) -> Result<(), WorkerError> {
-    match held.tokens().len() {
-        0 => Ok(()),
-        left => Err(WorkerError::Unacknowledged(left)),
+        let memory = watch_memory(&config.memory, reliefs, shutdown.clone());
+        let division = Division::new(config.slots, config.prefetch);
+        Links::serve(Parts {
+            config,
+            target,
+            hello,
+            executors: Arc::new(executors),
+            division,
+            memory,
+            shutdown,
+        })
+        .await
     }
 }
 

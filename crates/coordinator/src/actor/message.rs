@@ -97,6 +97,8 @@ pub(crate) enum Message {
     Reload {
         reply: oneshot::Sender<Vec<ShardId>>,
     },
+    /// The coordinators that share the store have changed.
+    Coordinators(Vec<v1::CoordinatorAddress>),
     /// Whoever has work for later waits until no run is open.
     Idle { reply: oneshot::Sender<()> },
     /// A client watches a run; none if it is not open.

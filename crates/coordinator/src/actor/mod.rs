@@ -216,6 +216,11 @@ impl Actor {
         if !self.leaving.is_empty() {
             self.give_away(now);
         }
+        if self.sessions.are_shared() {
+            for (session, wants) in self.engine.wanting() {
+                self.sessions.wants(session, wants);
+            }
+        }
         self.take_effects(now);
         self.commit();
         self.sessions.flush();
@@ -352,6 +357,9 @@ impl Actor {
             } => self.begin_to_give(now, shards, grace, reply),
             Message::Renewed { until } => self.shards_until = Some(until),
             Message::Reload { reply } => self.reloading.push(reply),
+            Message::Coordinators(coordinators) => {
+                self.sessions.coordinators_changed(coordinators);
+            }
             Message::Watch {
                 run_id,
                 chunks,
@@ -454,6 +462,10 @@ impl Actor {
         if frame.credits > 0 {
             let credits = frame.credits;
             self.handle(now, Event::Granted { session, credits });
+        }
+        if frame.reclaimed > 0 {
+            let returned = self.engine.reclaim(session, frame.reclaimed);
+            self.sessions.give_back(session, returned);
         }
         if let Some(mut heartbeat) = frame.heartbeat {
             self.sessions.heartbeat(now, session, &mut heartbeat);

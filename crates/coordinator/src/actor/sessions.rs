@@ -22,12 +22,16 @@ pub(crate) struct Sessions {
     open: BTreeMap<SessionId, Session>,
     /// Sessions whose frame is not empty.
     dirty: Vec<SessionId>,
+    /// The coordinators that share the store; none where one has it for itself.
+    coordinators: Vec<v1::CoordinatorAddress>,
 }
 
 struct Session {
     frames: mpsc::UnboundedSender<SessionFrame>,
     frame: v1::CoordinatorFrame,
     is_dirty: bool,
+    /// Whether the worker was told that tasks wait for its credits.
+    wants: bool,
     view: SessionView,
 }
 
@@ -45,6 +49,7 @@ impl Sessions {
                 frames,
                 frame: v1::CoordinatorFrame::default(),
                 is_dirty: false,
+                wants: false,
                 view: SessionView {
                     version,
                     connected_at: now,
@@ -122,6 +127,41 @@ impl Sessions {
                 open_breakers,
             });
         });
+        if !self.coordinators.is_empty() {
+            let coordinators = self.coordinators.clone();
+            self.gather(session, |frame| {
+                frame.coordinators = Some(v1::Coordinators { coordinators });
+            });
+        }
+    }
+
+    /// Tells every worker which coordinators there are now.
+    pub(crate) fn coordinators_changed(&mut self, coordinators: Vec<v1::CoordinatorAddress>) {
+        for session in self.open.keys().copied().collect::<Vec<_>>() {
+            let coordinators = coordinators.clone();
+            self.gather(session, |frame| {
+                frame.coordinators = Some(v1::Coordinators { coordinators });
+            });
+        }
+        self.coordinators = coordinators;
+    }
+
+    /// Whether other coordinators may want the slots of the same workers.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.coordinators.len() > 1
+    }
+
+    /// Tells a worker whether tasks wait for its credits, where that changed.
+    pub(crate) fn wants(&mut self, session: SessionId, wants: bool) {
+        let known = self.open.get_mut(&session).map(|it| &mut it.wants);
+        if known.is_some_and(|known| std::mem::replace(known, wants) != wants) {
+            self.gather(session, |frame| frame.wants = Some(wants));
+        }
+    }
+
+    /// Gives credits back that a worker asked for.
+    pub(crate) fn give_back(&mut self, session: SessionId, credits: u32) {
+        self.gather(session, |frame| frame.returned = Some(credits));
     }
 
     pub(crate) fn attempt(&mut self, session: SessionId, attempt: Attempt) {

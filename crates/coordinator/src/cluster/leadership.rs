@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::ShardId;
+use levelflow_proto::v1;
 use levelflow_store::{ClusterView, Member, MemberId, Shards, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -36,6 +37,8 @@ pub(crate) struct Leadership {
     map: watch::Sender<Arc<Map>>,
     peers: BTreeMap<MemberId, (String, Peer)>,
     view: ClusterView,
+    /// What workers were last told.
+    told: Vec<v1::CoordinatorAddress>,
     /// What the actor has taken up.
     here: Vec<ShardId>,
     /// What is being taken up.
@@ -65,6 +68,7 @@ impl Leadership {
             map,
             peers: BTreeMap::new(),
             view: ClusterView::default(),
+            told: Vec::new(),
             here: Vec::new(),
             taking: None,
             giving: None,
@@ -124,6 +128,7 @@ impl Leadership {
         {
             return;
         }
+        self.tell_workers(&view).await;
         let me = self.parts.member.id;
         let is_mine = |shard: &ShardId| {
             let state = view.shards.get(usize::from(shard.0));
@@ -150,6 +155,22 @@ impl Leadership {
             self.give(give).await;
         } else if !claim.is_empty() {
             self.take(claim);
+        }
+    }
+
+    /// Has workers work for all coordinators that stay.
+    async fn tell_workers(&mut self, view: &ClusterView) {
+        let staying = view.members.iter().filter(|it| !it.is_leaving);
+        let staying: Vec<_> = staying
+            .map(|it| v1::CoordinatorAddress {
+                id: it.id.to_string(),
+                address: it.address.clone(),
+            })
+            .collect();
+        if staying != self.told {
+            self.told.clone_from(&staying);
+            // An actor that is gone needs to know nothing.
+            let _ = self.parts.actor.send(Message::Coordinators(staying)).await;
         }
     }
 

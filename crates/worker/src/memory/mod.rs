@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use levelflow_common::alert::MemoryAlertCause;
 use levelflow_proto::{Enumeration as _, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -36,12 +36,21 @@ pub(crate) struct MemoryState {
     pub(crate) refuses_low: bool,
 }
 
-/// What is known of the memory.
+/// What is known of the memory. A clone is told what comes from then on.
 pub(crate) struct MemoryWatch {
     /// Changes with all but the growth.
     pub(crate) state: watch::Receiver<MemoryState>,
     /// What the coordinator is to be told.
-    pub(crate) alerts: mpsc::Receiver<v1::MemoryAlert>,
+    pub(crate) alerts: broadcast::Receiver<v1::MemoryAlert>,
+}
+
+impl Clone for MemoryWatch {
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            alerts: self.alerts.resubscribe(),
+        }
+    }
 }
 
 /// Watches until nobody asks for the state any more. The level is right from the start. Asks `sources`
@@ -51,7 +60,7 @@ pub(crate) fn watch_memory(
     sources: Vec<Relief>,
     restart: CancellationToken,
 ) -> MemoryWatch {
-    let (told, alerts) = mpsc::channel(WAITING_ALERTS);
+    let (told, alerts) = broadcast::channel(WAITING_ALERTS);
     let mut watcher = Watcher {
         config: config.clone(),
         policy: Policy::new(config),
@@ -95,7 +104,7 @@ struct Watcher {
     begun_at: Instant,
     sources: Vec<Relief>,
     restart: CancellationToken,
-    told: mpsc::Sender<v1::MemoryAlert>,
+    told: broadcast::Sender<v1::MemoryAlert>,
 }
 
 impl Watcher {
@@ -170,7 +179,7 @@ impl Watcher {
     }
 }
 
-fn tell(alerts: &[Alert], told: &mpsc::Sender<v1::MemoryAlert>) {
+fn tell(alerts: &[Alert], told: &broadcast::Sender<v1::MemoryAlert>) {
     for alert in alerts {
         log(alert);
         let message = v1::MemoryAlert {
@@ -180,8 +189,8 @@ fn tell(alerts: &[Alert], told: &mpsc::Sender<v1::MemoryAlert>) {
             growth_per_second: alert.growth,
             limit: alert.limit,
         };
-        if told.try_send(message).is_err() {
-            tracing::debug!("coordinator is not told of a memory alert");
+        if told.send(message).is_err() {
+            tracing::debug!("no coordinator is told of a memory alert");
         }
     }
 }
