@@ -17,10 +17,7 @@ CREATE TABLE runs (
   skipped BIGINT NOT NULL,
   cancelled BIGINT NOT NULL,
   failure BYTEA,
-  resumed_from UUID,
-  key TEXT,
-  key_content BYTEA,
-  key_expires_at BIGINT
+  resumed_from UUID
 ) PARTITION BY RANGE (number);
 CREATE INDEX runs_run_id ON runs (run_id);
 CREATE INDEX runs_open ON runs (number) WHERE status IN ('running', 'cancelling');
@@ -28,7 +25,6 @@ CREATE INDEX runs_not_succeeded ON runs (status, number) WHERE status IN ('faile
 CREATE INDEX runs_workflow ON runs (workflow, number);
 CREATE INDEX runs_tenant ON runs (tenant, number);
 CREATE INDEX runs_labels ON runs USING gin (labels jsonb_path_ops) WHERE labels <> '{}';
-CREATE INDEX runs_key ON runs (tenant, key, key_expires_at) WHERE key IS NOT NULL;
 
 -- All records that one commit adds to a run are one row.
 CREATE TABLE journal (
@@ -37,6 +33,17 @@ CREATE TABLE journal (
   records BYTEA NOT NULL,
   PRIMARY KEY (run, first_sequence)
 ) PARTITION BY RANGE (run);
+
+-- Submit keys are looked for in one table, and not in the partitions of all days.
+CREATE TABLE submit_keys (
+  run BIGINT NOT NULL PRIMARY KEY,
+  run_id UUID NOT NULL,
+  tenant TEXT NOT NULL,
+  key TEXT NOT NULL,
+  content BYTEA NOT NULL,
+  expires_at BIGINT
+);
+CREATE INDEX submit_keys_key ON submit_keys (tenant, key, expires_at, run);
 
 CREATE TABLE definitions (
   digest BYTEA NOT NULL PRIMARY KEY,

@@ -22,6 +22,7 @@ pub(super) struct Columns {
     pub(super) definitions: Definitions,
     pub(super) journal: Journal,
     pub(super) submits: Submits,
+    pub(super) keys: Keys,
     /// Runs that were there before, by partition.
     pub(super) changes: BTreeMap<Partition, Progresses>,
     /// Where the new runs go.
@@ -87,9 +88,17 @@ pub(super) struct Submits {
     labels: Vec<String>,
     submitted_at: Vec<i64>,
     resumed_from: Vec<Option<Uuid>>,
-    keys: Vec<Option<String>>,
-    key_contents: Vec<Option<Vec<u8>>>,
-    key_expires_at: Vec<Option<i64>>,
+}
+
+/// The submit keys of new runs.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    runs: Vec<i64>,
+    run_ids: Vec<Uuid>,
+    tenants: Vec<String>,
+    keys: Vec<String>,
+    contents: Vec<Vec<u8>>,
+    expires_at: Vec<Option<i64>>,
 }
 
 impl Columns {
@@ -144,6 +153,7 @@ impl Columns {
         if change.submitted.is_some() {
             self.partitions.insert(partition);
             self.submits.add(change);
+            self.keys.add(change);
         } else {
             self.changes.entry(partition).or_default().add(change);
         }
@@ -267,7 +277,6 @@ impl Submits {
             return;
         };
         self.progress.add(change);
-        let key = submitted.key.as_ref();
         self.run_ids.push(uuid(submitted.run_id));
         self.workflows.push(text::of(&submitted.workflow));
         self.digests.push(submitted.digest.as_bytes().to_vec());
@@ -276,10 +285,6 @@ impl Submits {
         self.labels.push(text::of_labels(&submitted.labels));
         self.submitted_at.push(column::micros(*at));
         self.resumed_from.push(submitted.resumed_from.map(uuid));
-        self.keys.push(key.map(|key| text::of(&key.key)));
-        self.key_contents.push(key.map(|key| key.content.to_vec()));
-        self.key_expires_at
-            .push(key.and_then(|key| key.expires_at).map(column::micros));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -290,20 +295,18 @@ impl Submits {
         format!(
             "INSERT INTO {schema}.runs (number, status, finished_at, total, succeeded, failed, skipped, \
              cancelled, failure, run_id, workflow, digest, tenant, priority, labels, submitted_at, \
-             resumed_from, key, key_content, key_expires_at) \
+             resumed_from) \
              SELECT number, status, finished_at, total, succeeded, failed, skipped, cancelled, failure, \
-             run_id, workflow, digest, tenant, priority, labels::jsonb, submitted_at, resumed_from, key, \
-             key_content, key_expires_at FROM \
-             unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-             $19, $20) AS given (number, status, finished_at, total, succeeded, failed, skipped, \
-             cancelled, failure, run_id, workflow, digest, tenant, priority, labels, submitted_at, \
-             resumed_from, key, key_content, key_expires_at)"
+             run_id, workflow, digest, tenant, priority, labels::jsonb, submitted_at, resumed_from FROM \
+             unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+             AS given (number, status, finished_at, total, succeeded, failed, skipped, cancelled, \
+             failure, run_id, workflow, digest, tenant, priority, labels, submitted_at, resumed_from)"
         )
     }
 
     pub(super) fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut parameters = self.progress.parameters();
-        let others: [Parameter<'_>; 11] = [
+        let others: [Parameter<'_>; 8] = [
             (&self.run_ids, Type::UUID_ARRAY),
             (&self.workflows, Type::TEXT_ARRAY),
             (&self.digests, Type::BYTEA_ARRAY),
@@ -312,12 +315,48 @@ impl Submits {
             (&self.labels, Type::TEXT_ARRAY),
             (&self.submitted_at, Type::INT8_ARRAY),
             (&self.resumed_from, Type::UUID_ARRAY),
-            (&self.keys, Type::TEXT_ARRAY),
-            (&self.key_contents, Type::BYTEA_ARRAY),
-            (&self.key_expires_at, Type::INT8_ARRAY),
         ];
         parameters.extend(others);
         parameters
+    }
+}
+
+impl Keys {
+    fn add(&mut self, change: &RunChange<'_>) {
+        let Some((_, submitted)) = change.submitted else {
+            return;
+        };
+        let Some(key) = &submitted.key else {
+            return;
+        };
+        self.runs.push(column::integer(change.run.0));
+        self.run_ids.push(uuid(submitted.run_id));
+        self.tenants.push(text::of(&submitted.tenant));
+        self.keys.push(text::of(&key.key));
+        self.contents.push(key.content.to_vec());
+        self.expires_at.push(key.expires_at.map(column::micros));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(super) fn statement(&self, schema: &str) -> String {
+        format!(
+            "INSERT INTO {schema}.submit_keys (run, run_id, tenant, key, content, expires_at) \
+             SELECT * FROM unnest($1, $2, $3, $4, $5, $6)"
+        )
+    }
+
+    pub(super) fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![
+            (&self.runs, Type::INT8_ARRAY),
+            (&self.run_ids, Type::UUID_ARRAY),
+            (&self.tenants, Type::TEXT_ARRAY),
+            (&self.keys, Type::TEXT_ARRAY),
+            (&self.contents, Type::BYTEA_ARRAY),
+            (&self.expires_at, Type::INT8_ARRAY),
+        ]
     }
 }
 

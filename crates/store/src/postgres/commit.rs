@@ -83,6 +83,7 @@ pub(super) async fn write(
         definitions,
         journal,
         submits,
+        keys,
         changes,
         ..
     } = columns;
@@ -94,6 +95,9 @@ pub(super) async fn write(
     }
     if !submits.is_empty() {
         statements.push((submits.statement(schema), submits.parameters()));
+    }
+    if !keys.is_empty() {
+        statements.push((keys.statement(schema), keys.parameters()));
     }
     for (partition, progresses) in changes {
         let table = partition.runs(schema);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use levelflow_common::ShardCount;
+use levelflow_common::{RunId, ShardCount};
 use levelflow_engine::RunNumber;
 use tokio_postgres::{Client, Error};
 
@@ -13,13 +13,17 @@ const NUMBERS_PER_MILLISECOND: u64 = 1 << 8;
 /// Run numbers of a partition where they are counted from 1 and say nothing of time.
 const COUNTED_WIDTH: u64 = 1 << 22;
 
+/// How far the number of a run may be from the time of its id, unless clocks are wrong.
+const AROUND_MILLISECONDS: u64 = 10 * 60 * 1000;
+
 /// How runs are cut into partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partitions {
     /// How many run numbers one has.
     pub(super) width: i64,
-    /// Whether run numbers grow with time, so that what is in a partition becomes old together.
-    pub(super) by_time: bool,
+    /// Run numbers that a millisecond has. None if they are counted and say nothing of time; otherwise what
+    /// is in a partition becomes old together.
+    pub(super) per_millisecond: Option<u64>,
 }
 
 /// One partition, by its place in the order.
@@ -29,18 +33,27 @@ pub(super) struct Partition(pub(super) i64);
 impl Partitions {
     /// Of a new store.
     pub(super) fn new(shards: ShardCount, span: Duration) -> Self {
-        let by_time = shards != ShardCount::ONE;
-        let width = match by_time {
-            true => {
-                let milliseconds = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-                milliseconds.saturating_mul(NUMBERS_PER_MILLISECOND * u64::from(shards.get()))
-            }
-            false => COUNTED_WIDTH,
-        };
+        let per_millisecond =
+            (shards != ShardCount::ONE).then(|| NUMBERS_PER_MILLISECOND * u64::from(shards.get()));
+        let width = per_millisecond.map_or(COUNTED_WIDTH, |numbers| {
+            let milliseconds = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            milliseconds.saturating_mul(numbers)
+        });
         Self {
             width: column::integer(width),
-            by_time,
+            per_millisecond,
         }
+    }
+
+    /// The numbers of runs of about the time that an id was made, if numbers tell of time.
+    pub(super) fn around(self, id: RunId) -> Option<(i64, i64)> {
+        let per_millisecond = self.per_millisecond?;
+        let [a, b, c, d, e, f, ..] = *id.as_bytes();
+        let milliseconds = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let number =
+            |milliseconds: u64| column::integer(milliseconds.saturating_mul(per_millisecond));
+        let from = milliseconds.saturating_sub(AROUND_MILLISECONDS);
+        Some((number(from), number(milliseconds + AROUND_MILLISECONDS)))
     }
 
     /// Where a run is.
@@ -49,7 +62,7 @@ impl Partitions {
     }
 
     /// The first number of a partition, and the first after it.
-    fn bounds(self, partition: Partition) -> (i64, i64) {
+    pub(super) fn bounds(self, partition: Partition) -> (i64, i64) {
         let from = partition.0.saturating_mul(self.width);
         (from, from.saturating_add(self.width))
     }
@@ -118,6 +131,9 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
+    use levelflow_common::ShardId;
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -131,7 +147,13 @@ mod tests {
         let (from, to) = partitions.bounds(Partition(3));
         assert_eq!(to - from, partitions.width);
         assert!(from <= column::integer(number(86_400_000 * 3).0));
-        assert!(!Partitions::new(ShardCount::ONE, day).by_time);
+        let id = shards.run_id(ShardId(5), Uuid::from_u64_pair(86_400_000 << 16, 7));
+        let (from, to) = partitions.around(id).unwrap();
+        let number = column::integer(number(86_400_000).0);
+        assert!(from <= number && number < to);
+        assert_eq!(partitions.of(RunNumber(column::number(from))), Partition(0));
+        assert_eq!(partitions.of(RunNumber(column::number(to))), Partition(1));
+        assert_eq!(Partitions::new(ShardCount::ONE, day).around(id), None);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Database {
         let has_open: bool = rows[0].get(2);
         match (is_young(0), is_young(1)) {
             (Some(true), _) => return Ok(Fate::Stays),
-            (_, Some(true)) if self.partitions.by_time => return Ok(Fate::Stays),
+            (_, Some(true)) if self.partitions.per_millisecond.is_some() => return Ok(Fate::Stays),
             (_, Some(true)) => return Ok(Fate::Thins),
             // An empty one goes if none will be submitted to it.
             (None, _) | (_, None) if !may_go => return Ok(Fate::Stays),
@@ -135,6 +135,12 @@ impl Database {
             if !row.get::<_, bool>(0) {
                 let drop = format!("DROP TABLE {journal}, {table}");
                 connection.batch_execute(&drop).await?;
+                let (from, to) = self.partitions.bounds(partition);
+                let keys = format!(
+                    "DELETE FROM {}.submit_keys WHERE run >= {from} AND run < {to}",
+                    self.schema
+                );
+                connection.batch_execute(&keys).await?;
                 is_dropped = true;
             }
         }
@@ -161,8 +167,10 @@ impl Database {
         let delete = format!(
             "WITH old AS (SELECT number FROM {runs} WHERE finished_at < $1 \
                ORDER BY number LIMIT $2 FOR UPDATE SKIP LOCKED), \
-             gone AS (DELETE FROM {journal} USING old WHERE run = old.number) \
-             DELETE FROM {runs} AS runs USING old WHERE runs.number = old.number RETURNING runs.number"
+             gone AS (DELETE FROM {journal} USING old WHERE run = old.number), \
+             keys AS (DELETE FROM {}.submit_keys USING old WHERE run = old.number) \
+             DELETE FROM {runs} AS runs USING old WHERE runs.number = old.number RETURNING runs.number",
+            self.schema
         );
         let limit = column::integer(limit as u64);
         let parameters: [Parameter<'_>; 2] = [(&before, Type::INT8), (&limit, Type::INT8)];

@@ -34,11 +34,8 @@ impl Database {
         limit: usize,
     ) -> Result<Option<Vec<SequencedRecord>>, StoreError> {
         let schema = &self.schema;
-        let find = format!("SELECT number FROM {schema}.runs WHERE run_id = $1");
-        let found = self
-            .query("find a run", &find, &[(&uuid(id), Type::UUID)])
-            .await?;
-        let Some(number) = found.first().map(|row| row.get::<_, i64>(0)) else {
+        let found = self.find(id, "number").await?;
+        let Some(number) = found.map(|row| row.get::<_, i64>(0)) else {
             return Ok(None);
         };
         let run = RunNumber(column::number(number));
@@ -69,12 +66,36 @@ impl Database {
 
     /// The row of a run.
     pub(super) async fn summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
-        let schema = &self.schema;
-        let find = format!("SELECT {RUN_COLUMNS} FROM {schema}.runs WHERE run_id = $1");
-        let rows = self
-            .query("read a run", &find, &[(&uuid(id), Type::UUID)])
+        let found = self.find(id, RUN_COLUMNS).await?;
+        found.map(|row| Ok(read_run(&row)?.1)).transpose()
+    }
+
+    /// The row of a run. Looks first where its id says that it should be: planning for all partitions takes
+    /// longer than the search.
+    async fn find(&self, id: RunId, columns: &str) -> Result<Option<Row>, StoreError> {
+        const ACTION: &str = "find a run";
+
+        let find = format!(
+            "SELECT {columns} FROM {}.runs WHERE run_id = $1",
+            self.schema
+        );
+        let id_column = uuid(id);
+        if let Some((from, to)) = self.partitions.around(id) {
+            let near = format!("{find} AND number >= $2 AND number < $3");
+            let parameters: [Parameter<'_>; 3] = [
+                (&id_column, Type::UUID),
+                (&from, Type::INT8),
+                (&to, Type::INT8),
+            ];
+            let mut rows = self.query(ACTION, &near, &parameters).await?;
+            if let Some(row) = rows.pop() {
+                return Ok(Some(row));
+            }
+        }
+        let mut rows = self
+            .query(ACTION, &find, &[(&id_column, Type::UUID)])
             .await?;
-        rows.first().map(|row| Ok(read_run(row)?.1)).transpose()
+        Ok(rows.pop())
     }
 
     /// A page of the runs that pass a filter.
@@ -117,11 +138,15 @@ impl Database {
         key: &str,
         now: Timestamp,
     ) -> Result<Option<KnownKey>, StoreError> {
+        // Two seeks in the index, however many expired runs have the key.
         let find = format!(
-            "SELECT number, run_id, key_content FROM {}.runs \
-             WHERE tenant = $1 AND key = $2 AND (key_expires_at IS NULL OR key_expires_at > $3) \
-             ORDER BY number DESC LIMIT 1",
-            self.schema
+            "SELECT run, run_id, content FROM {schema}.submit_keys WHERE run = (SELECT max(run) FROM ( \
+               SELECT max(run) AS run FROM {schema}.submit_keys \
+               WHERE tenant = $1 AND key = $2 AND expires_at IS NULL \
+               UNION ALL \
+               SELECT max(run) FROM {schema}.submit_keys \
+               WHERE tenant = $1 AND key = $2 AND expires_at > $3) AS newest)",
+            schema = self.schema
         );
         let (tenant, key, now) = (text::of(tenant), text::of(key), column::micros(now));
         let parameters: [Parameter<'_>; 3] = [
@@ -136,7 +161,7 @@ impl Database {
         let content: &[u8] = row.get(2);
         let content = content.try_into().map_err(|_| StoreError::RunCorrupt {
             run: RunNumber(column::number(row.get(0))),
-            source: DecodeError::Missing("key_content"),
+            source: DecodeError::Missing("content"),
         })?;
         Ok(Some(KnownKey {
             run_id: RunId::from_uuid(row.get(1)),

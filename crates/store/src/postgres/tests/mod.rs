@@ -141,6 +141,30 @@ async fn any_text_is_kept_and_found() {
 }
 
 #[tokio::test]
+async fn runs_are_found_whatever_their_id_says_of_their_time() {
+    const MILLISECONDS: u64 = 1_700_000_000_000;
+
+    let shards = count(4);
+    let store = own_all(&settings(shards)).await;
+    let number = |milliseconds: u64| (milliseconds << 8) * 4 + 1;
+    for (place, number) in [
+        (1, number(MILLISECONDS)),
+        (2, number(MILLISECONDS + 3_600_000)),
+    ] {
+        let fresh = Uuid::from_u64_pair((MILLISECONDS << 16) | 0x7000, place);
+        let mut submitted = sample::submitted(number);
+        submitted.run_id = shards.run_id(ShardId(1), fresh);
+        let id = submitted.run_id;
+        append(&store, vec![sample::submit_as(number, submitted)])
+            .await
+            .unwrap();
+        let found = store.summary(id).await.unwrap().unwrap();
+        assert_eq!(found.run_id, id);
+        assert_eq!(store.journal(id, 0, 9).await.unwrap().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn dropping_the_store_writes_what_waits() {
     let config = settings(ShardCount::ONE);
     let store = own_all(&config).await;

@@ -1,8 +1,28 @@
 //! Deleting what is old.
 
+use levelflow_engine::record::SubmitKey;
+
 use super::*;
 
 const SHARDS: u16 = 4;
+
+fn key(number: u64) -> SubmitKey {
+    SubmitKey {
+        key: number.to_string().into(),
+        content: [1; 32],
+        expires_at: None,
+    }
+}
+
+async fn keys(store: &Postgres, numbers: impl IntoIterator<Item = u64>) -> usize {
+    let mut found = 0;
+    for number in numbers {
+        let SubmitKey { key, .. } = key(number);
+        let known = store.find_key("default", &key, Timestamp::default());
+        found += usize::from(known.await.unwrap().is_some());
+    }
+    found
+}
 
 /// The number of the run of a shard in a partition.
 fn run(store: &Postgres, partition: u64, place: u64) -> u64 {
@@ -27,7 +47,9 @@ async fn whole_partitions_go_and_open_runs_stay() {
     for partition in 0..6 {
         for place in [1, 2] {
             let number = run(&store, partition, place);
-            let mut entries = vec![sample::submit(number)];
+            let mut submitted = sample::submitted(number);
+            submitted.key = Some(key(number));
+            let mut entries = vec![sample::submit_as(number, submitted)];
             if number != open {
                 entries.push(sample::finish(number, 2));
             }
@@ -48,6 +70,11 @@ async fn whole_partitions_go_and_open_runs_stay() {
     assert_eq!(sequences(&store, run(&store, 1, 2)).await, [0; 0]);
     let gone = sample::run_id(run(&store, 0, 1));
     assert_eq!(store.journal(gone, 0, 10).await.unwrap(), None);
+
+    let both = |partition| [run(&store, partition, 1), run(&store, partition, 2)];
+    assert_eq!(keys(&store, both(0)).await, 0);
+    assert_eq!(keys(&store, both(1)).await, 1);
+    assert_eq!(keys(&store, both(3)).await, 2);
 
     // When it has ended, it goes with its partition.
     assert_eq!(sequences(&store, open).await, [1]);
