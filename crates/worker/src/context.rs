@@ -21,6 +21,7 @@ use crate::cache::{HandlerCache, HandlerScope};
 use crate::chunk_log::{Announce, ChunkLog};
 use crate::executor::write_chunk;
 use crate::handler_error::HandlerError;
+use crate::near_hit::NearHit;
 use crate::secrets::Redactor;
 use crate::upstream::{BreakerOpen, Calls, OpenBreakers, OpenCall};
 
@@ -80,6 +81,30 @@ impl Context {
     /// Handlers in child processes have none: they find nothing there, and compute each time.
     pub fn cache(&self) -> HandlerCache {
         HandlerCache::new(self.clone())
+    }
+
+    /// The result of a nearly equal text, for a task with `cache.semantic` whose own result was not found: to make
+    /// the own one of, where that is less work than to begin anew. None if none was near enough.
+    ///
+    /// ```
+    /// # use levelflow_worker::{Context, HandlerError};
+    /// # async fn revise(_: String, _: &str) -> Result<String, HandlerError> { Ok(String::new()) }
+    /// # async fn write(_: &str) -> Result<String, HandlerError> { Ok(String::new()) }
+    /// async fn answer(ctx: Context, question: String) -> Result<String, HandlerError> {
+    ///     match ctx.near_hit() {
+    ///         Some(near) => revise(near.output_as()?, &question).await,
+    ///         None => write(&question).await,
+    ///     }
+    /// }
+    /// ```
+    pub fn near_hit(&self) -> Option<NearHit> {
+        let shown = &self.attempt.near_hit;
+        if shown.is_empty() {
+            return None;
+        }
+        serde_json::from_slice(shown)
+            .inspect_err(|error| tracing::warn!(%error, "near hit is not understood"))
+            .ok()
     }
 
     pub(crate) fn handler_scope(&self) -> Option<&HandlerScope> {
@@ -175,6 +200,7 @@ impl Context {
             kind: v1::TaskKind::Handler.into(),
             upstream: attempt.upstream.clone(),
             input,
+            near_hit: attempt.near_hit.clone(),
             ..v1::Attempt::default()
         }
     }
@@ -319,6 +345,8 @@ pub(crate) struct AttemptState {
     item: Option<u32>,
     number: u32,
     tenant: String,
+    /// A JSON object; empty if there is none.
+    near_hit: Bytes,
     pub(crate) started_at: Instant,
     pub(crate) cancelled: CancellationToken,
     /// The attempt is stopped because the worker ends, not because somebody wants that.
@@ -351,6 +379,7 @@ impl AttemptState {
             item: attempt.item,
             number: attempt.attempt,
             tenant: std::mem::take(&mut attempt.tenant),
+            near_hit: std::mem::take(&mut attempt.near_hit),
             started_at: Instant::now(),
             cancelled: CancellationToken::new(),
             abandoned: AtomicBool::new(false),

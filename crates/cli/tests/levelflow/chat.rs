@@ -50,7 +50,7 @@ async fn answer(mut stream: TcpStream) {
 }
 
 /// The next question of a connection.
-async fn question(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Value> {
+pub(crate) async fn question(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Value> {
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8(bytes[..end].to_vec()).unwrap();

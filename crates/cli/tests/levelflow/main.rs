@@ -28,6 +28,7 @@ mod own_worker;
 mod pseudo_terminal;
 mod run;
 mod secrets;
+mod semantic;
 mod serve;
 mod upstream;
 mod witness;

@@ -182,6 +182,7 @@ impl Sessions {
                 upstream: attempt
                     .upstream
                     .map_or_else(String::new, |name| name.as_ref().to_owned()),
+                near_hit: attempt.near_hit.unwrap_or_default(),
                 tenant: match attempt.kind {
                     TaskKind::Handler => attempt.tenant.as_ref().to_owned(),
                     _ => String::new(),
