@@ -60,6 +60,7 @@ impl Cluster {
             &coordinator.address,
             "--slots",
             &slots,
+            "--allow-process",
             "--json",
         ];
         let mut worker = Running::start(self.command(&arguments));

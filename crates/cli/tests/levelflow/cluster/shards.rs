@@ -120,10 +120,8 @@ async fn shards_go_to_others_when_their_coordinator_leaves() {
     });
     first.process.signal(Signal::SIGTERM);
     assert_eq!(first.process.ended().await.code(), Some(0));
-    // It went without anybody waiting for its time to run out.
+    cluster.is_even(&second, 1).await;
     let after = cluster.view(&second).await;
-    assert_eq!(members(&after).count(), 1);
-    assert_eq!(members(&after).next().unwrap()["shards"], 16);
     let raised = epochs(&before).into_iter().zip(epochs(&after));
     let raised: BTreeSet<bool> = raised.map(|(before, after)| after > before).collect();
     assert_eq!(
