@@ -28,6 +28,29 @@ async fn rows(config: &Config) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
+/// Has the time of all shards run out.
+async fn run_out(client: &Client, config: &Config) {
+    let run_out = format!(
+        "UPDATE {}.shards SET expires_at = now() - interval '1 second'",
+        config.schema
+    );
+    client.batch_execute(&run_out).await.unwrap();
+}
+
+/// Waits until a session waits for a lock in the schema.
+async fn somebody_waits(client: &Client, config: &Config) {
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+         WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'";
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let row = client.query_one(waits, &[&config.schema]).await.unwrap();
+        if row.get::<_, i64>(0) > 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "nobody waits");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found() {
     let (store, config, proxy) = behind_proxy().await;
@@ -80,11 +103,7 @@ async fn after_a_recovery_no_older_transaction_arrives() {
     proxy.happened().await;
     // Another coordinator takes the shard, as far as it can see without the run.
     let client = connect(url(&config)).await;
-    let run_out = format!(
-        "UPDATE {}.shards SET expires_at = now() - interval '1 second'",
-        config.schema
-    );
-    client.batch_execute(&run_out).await.unwrap();
+    run_out(&client, &config).await;
     let other = join(&config, 2).await;
     let taken = other.claim(&[ShardId(0)], LONG).await.unwrap();
     assert_eq!(taken.shards, [ShardId(0)]);
@@ -98,17 +117,35 @@ async fn after_a_recovery_no_older_transaction_arrives() {
 }
 
 #[tokio::test]
+async fn a_commit_that_has_begun_is_waited_for() {
+    let (store, config, proxy) = behind_proxy().await;
+    let other = join(&config, 2).await;
+    proxy.arm(Fault::Pause);
+    let pending = store.append(sample::batch(vec![sample::submit(2)]));
+    proxy.happened().await;
+    let client = connect(url(&config)).await;
+    run_out(&client, &config).await;
+    let claim = task::spawn("claim", async move {
+        let taken = other.claim(&[ShardId(0)], LONG).await.unwrap();
+        (other, taken)
+    });
+    somebody_waits(&client, &config).await;
+    proxy.resume();
+    let (_other, taken) = claim.await.unwrap();
+    assert_eq!(taken.shards, [ShardId(0)]);
+    let is_there = taken.open.iter().any(|(run, _)| *run == RunNumber(2));
+    // On a very slow machine the server may have given it up.
+    assert_eq!(pending.await.unwrap().is_ok(), is_there);
+}
+
+#[tokio::test]
 async fn a_coordinator_that_stops_in_a_transaction_is_not_waited_for_long() {
     let (store, config, proxy) = behind_proxy().await;
     proxy.arm(Fault::Stall);
     let _pending = store.append(sample::batch(vec![sample::submit(2)]));
     proxy.happened().await;
     let client = connect(url(&config)).await;
-    let run_out = format!(
-        "UPDATE {}.shards SET expires_at = now() - interval '1 second'",
-        config.schema
-    );
-    client.batch_execute(&run_out).await.unwrap();
+    run_out(&client, &config).await;
     let other = join(&config, 2).await;
     let started = std::time::Instant::now();
     let taken = other.claim(&[ShardId(0)], LONG).await.unwrap();

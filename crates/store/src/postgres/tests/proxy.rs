@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Delay,
     /// The transaction arrives without its commit, and the connection stays open but is silent.
     Stall,
+    /// The transaction arrives, and its commit when it is let go.
+    Pause,
 }
 
 struct Shared {
@@ -89,9 +91,14 @@ impl Proxy {
         self.shared.happened.notified().await;
     }
 
+    /// Lets what was held back arrive.
+    pub(super) fn resume(&self) {
+        self.shared.let_go.notify_one();
+    }
+
     /// Lets what was delayed arrive, and gives the answer of the server when it contains a text.
     pub(super) async fn let_go(&mut self, awaited: &str) -> String {
-        self.shared.let_go.notify_one();
+        self.resume();
         let mut answers = String::new();
         while !answers.contains(awaited) {
             let more = self.late_answers.recv().await.unwrap();
@@ -148,24 +155,28 @@ async fn serve(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
                     while position(&down, COMMIT).is_none() {
                         read(&mut from_server, &mut down).await;
                     }
+                    return;
                 }
-                Fault::LoseCommit => to_server.write_all(&up[..before]).await.unwrap(),
+                Fault::LoseCommit => {
+                    to_server.write_all(&up[..before]).await.unwrap();
+                    return;
+                }
                 Fault::Delay => {
-                    delay(
-                        (from_client, to_client),
-                        to_server,
-                        from_server,
-                        &up,
-                        &shared,
-                    )
-                    .await;
+                    drop((from_client, to_client));
+                    delay(to_server, from_server, &up, &shared).await;
+                    return;
                 }
                 Fault::Stall => {
                     to_server.write_all(&up[..before]).await.unwrap();
                     shared.let_go.notified().await;
+                    return;
+                }
+                Fault::Pause => {
+                    to_server.write_all(&up[..before]).await.unwrap();
+                    shared.let_go.notified().await;
+                    up.drain(..before);
                 }
             }
-            return;
         }
         // What is to be broken may come in pieces; it is looked at as a whole.
         let is_whole = position(&up, COMMIT).is_some() || position(&up, b"BEGIN").is_none();
@@ -182,13 +193,11 @@ async fn serve(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
 
 /// Sends to the server what its client sent long ago.
 async fn delay(
-    client: (OwnedReadHalf, OwnedWriteHalf),
     mut to_server: OwnedWriteHalf,
     mut from_server: OwnedReadHalf,
     sent: &[u8],
     shared: &Shared,
 ) {
-    drop(client);
     shared.let_go.notified().await;
     to_server.write_all(sent).await.unwrap();
     let mut answers = Vec::new();
