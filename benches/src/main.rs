@@ -30,6 +30,8 @@ enum Command {
     Baseline(suite::baseline::Arguments),
     /// What the result cache saves.
     Cache(suite::cache::Arguments),
+    /// Several coordinators on one PostgreSQL.
+    Cluster(suite::cluster::Arguments),
     /// Handlers that compute, and calls beside them.
     Cpu(suite::cpu::Arguments),
     /// Throughput of no-op tasks, closed loop.
@@ -75,6 +77,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
         Command::Cache(arguments) => suite::cache::run(&arguments),
+        Command::Cluster(arguments) => suite::cluster::run(&arguments),
         Command::Cpu(arguments) => suite::cpu::run(&arguments),
         Command::Engine(arguments) => suite::engine::run(&arguments),
         Command::Footprint(arguments) => suite::footprint::run(&arguments),

@@ -140,6 +140,15 @@ pub(crate) struct Layout {
     pub(crate) http: bool,
     /// The settings of the result cache as JSON; the defaults if not given.
     pub(crate) cache: Option<String>,
+    /// The database that coordinators share, in place of a data directory.
+    pub(crate) shared: Option<SharedStore>,
+}
+
+/// A database that coordinators share.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedStore {
+    pub(crate) url: String,
+    pub(crate) schema: String,
 }
 
 /// What carries gRPC between the processes.
@@ -183,15 +192,8 @@ impl Cluster {
 
     /// Starts one more worker.
     pub(crate) fn add_worker(&mut self) -> Result<()> {
-        let arguments = [
-            "--address".to_owned(),
-            self.address(),
-            "--slots".to_owned(),
-            self.layout.slots.to_string(),
-            "--threads".to_owned(),
-            self.layout.worker_threads.to_string(),
-        ];
-        self.workers.push(Process::start("worker", &arguments)?);
+        let worker = start_worker(&self.address(), &self.layout)?;
+        self.workers.push(worker);
         Ok(())
     }
 
@@ -238,7 +240,19 @@ fn url(ready: &str) -> String {
     }
 }
 
-fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
+pub(crate) fn start_worker(address: &str, layout: &Layout) -> Result<Process> {
+    let arguments = [
+        "--address".to_owned(),
+        address.to_owned(),
+        "--slots".to_owned(),
+        layout.slots.to_string(),
+        "--threads".to_owned(),
+        layout.worker_threads.to_string(),
+    ];
+    Process::start("worker", &arguments)
+}
+
+pub(crate) fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
     let listen = match layout.transport {
         Transport::Tcp => "127.0.0.1:0".to_owned(),
         Transport::Unix => format!("unix:{}", data_dir.join("socket").display()),
@@ -253,6 +267,10 @@ fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
         "--max-queue".to_owned(),
         layout.max_queue.to_string(),
     ];
+    if let Some(shared) = &layout.shared {
+        let (url, schema) = (shared.url.clone(), shared.schema.clone());
+        arguments.extend(["--postgres".to_owned(), url, "--schema".to_owned(), schema]);
+    }
     if layout.http {
         arguments.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, Storage};
+use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, PostgresConfig, Storage};
 use levelflow_worker::{Context, HandlerError, Worker};
 use tokio::runtime::Runtime;
 
@@ -24,6 +24,11 @@ pub(crate) struct CoordinatorArguments {
     data_dir: PathBuf,
     #[arg(long)]
     listen: Listen,
+    /// The database that it shares with others, in place of the data directory.
+    #[arg(long, requires = "schema")]
+    postgres: Option<String>,
+    #[arg(long)]
+    schema: Option<String>,
     /// Where to serve HTTP; nowhere if not given.
     #[arg(long)]
     http: Option<Listen>,
@@ -49,9 +54,16 @@ pub(crate) struct WorkerArguments {
 pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
     runtime(arguments.threads)?.block_on(async {
         let stop = levelflow_runtime::shutdown::on_signal()?;
+        let storage = match (&arguments.postgres, &arguments.schema) {
+            (Some(url), Some(schema)) => Storage::Postgres(Box::new(PostgresConfig {
+                schema: schema.clone(),
+                ..PostgresConfig::at(url)
+            })),
+            _ => Storage::DataDir(arguments.data_dir.clone()),
+        };
         let mut config = CoordinatorConfig {
             listen: Some(arguments.listen.clone()),
-            storage: Storage::DataDir(arguments.data_dir.clone()),
+            storage,
             max_queue: arguments.max_queue,
             ..CoordinatorConfig::default()
         };

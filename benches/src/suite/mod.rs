@@ -2,6 +2,7 @@
 
 pub(crate) mod baseline;
 pub(crate) mod cache;
+pub(crate) mod cluster;
 pub(crate) mod cpu;
 pub(crate) mod engine;
 pub(crate) mod footprint;
@@ -63,6 +64,7 @@ impl Common {
             max_queue: MAX_QUEUE,
             http: false,
             cache: None,
+            shared: None,
         }
     }
 

@@ -28,5 +28,6 @@ pub use config::{ClusterConfig, CoordinatorConfig, Storage};
 pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};
 pub use http::HttpConfig;
+pub use levelflow_store::postgres::Config as PostgresConfig;
 pub use listen::{InvalidListen, Listen};
 pub use webhook::AlertsConfig;
