@@ -38,7 +38,7 @@ impl Backend {
         let is_keyed = !request.idempotency_key.is_empty() || request.deduplicate;
         if !is_keyed && !self.cluster.has_any() {
             // It goes to another coordinator, perhaps twice: one that does not answer may have taken it.
-            request.idempotency_key = format!("\u{1}{}", Uuid::now_v7());
+            request.idempotency_key = format!("levelflow-forwarded-{}", Uuid::now_v7());
         }
         let run_id = match self.check_submit(request.clone()).await? {
             Checked::Existing(run_id, definition) => {
