@@ -8,7 +8,7 @@ mod balance;
 mod leadership;
 mod peer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(crate) enum Place {
     /// This coordinator has it.
     Here,
     /// Another one has it.
-    There(Peer),
+    There(MemberId, Peer),
     /// It is on its way.
     Unknown,
 }
@@ -91,7 +91,7 @@ impl Map {
             },
             Some(owner) => peers
                 .get(&owner)
-                .map_or(Place::Unknown, |peer| Place::There(peer.clone())),
+                .map_or(Place::Unknown, |peer| Place::There(owner, peer.clone())),
             None => Place::Unknown,
         };
         Self {
@@ -154,6 +154,28 @@ impl Cluster {
         )
     }
 
+    /// The coordinators that have these runs, each once and without this one; none for a request that
+    /// was passed on.
+    pub(crate) fn peers_of(
+        &self,
+        runs: impl Iterator<Item = RunId>,
+    ) -> Vec<(Peer, BTreeSet<ShardId>)> {
+        let map = self.map.borrow();
+        let shards = runs
+            .map(|run| self.shard_of(run))
+            .filter(|_| !self.is_forwarded);
+        let mut peers: BTreeMap<MemberId, (Peer, BTreeSet<ShardId>)> = BTreeMap::new();
+        for shard in shards {
+            if let Place::There(member, peer) = map.place(shard) {
+                let known = peers
+                    .entry(member)
+                    .or_insert_with(|| (peer, BTreeSet::new()));
+                known.1.insert(shard);
+            }
+        }
+        peers.into_values().collect()
+    }
+
     /// Whether any shard is here.
     pub(crate) fn has_any(&self) -> bool {
         !self.map.borrow().here.is_empty()
@@ -195,8 +217,8 @@ impl Cluster {
             let place = map.borrow_and_update().place(shard);
             let result = match place {
                 Place::Here => here().await,
-                Place::There(peer) if !self.is_forwarded => there(peer).await,
-                Place::There(_) | Place::Unknown => Err(elsewhere(shard)),
+                Place::There(_, peer) if !self.is_forwarded => there(peer).await,
+                Place::There(..) | Place::Unknown => Err(elsewhere(shard)),
             };
             match result {
                 Err(error)

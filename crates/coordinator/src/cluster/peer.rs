@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _};
 use levelflow_common::event::{RunUpdate, TaskRef};
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_common::overview::Overview;
-use levelflow_common::view::RunView;
+use levelflow_common::view::{RunSummary, RunView};
 use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId, RunStatus, TaskStatus};
 use levelflow_engine::{Explanation, Reason};
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
@@ -76,6 +76,17 @@ impl Peer {
         let response = answered(self.service.clone().get_run(soon(request)).await)?;
         let run = response.run.ok_or_else(|| InvalidField::missing("run"));
         run.and_then(RunView::try_from)
+            .map_err(|error| unreadable(&error))
+    }
+
+    /// A page of a listing, with what this coordinator knows of the runs that it has.
+    pub(crate) async fn list(
+        &self,
+        request: v1::ListRunsRequest,
+    ) -> Result<Vec<RunSummary>, ApiError> {
+        let response = answered(self.service.clone().list_runs(soon(request)).await)?;
+        let runs = response.runs.into_iter().map(RunSummary::try_from);
+        runs.collect::<Result<_, _>>()
             .map_err(|error| unreadable(&error))
     }
 

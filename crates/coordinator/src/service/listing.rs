@@ -1,17 +1,22 @@
 //! Looking at runs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use levelflow_common::view::{RunSummary, RunView};
 use levelflow_common::{Code, RunId, RunStatus, Timestamp};
 use levelflow_engine::RunNumber;
 use levelflow_proto::{ApiError, Enumeration as _, v1};
 use levelflow_store::RunFilter;
+use tokio::time::timeout;
 
 use super::{Backend, store_error};
 use crate::actor::Message;
 use crate::cluster::Peer;
 
+/// How long other coordinators have to tell how their runs stand.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
 
@@ -50,12 +55,42 @@ impl Backend {
         };
         let page = self
             .store
-            .list(filter(request)?, cursor, limit as usize)
+            .list(filter(request.clone())?, cursor, limit as usize)
             .await
             .map_err(store_error)?;
         let next = page.next.map(|next| next.0.to_string());
         let runs = self.with_open(page.runs).await?;
+        let runs = self.with_open_elsewhere(&request, runs).await;
         Ok(Page { runs, next })
+    }
+
+    /// Of the open runs of other coordinators, those know more. One that does not answer leaves what the
+    /// store has.
+    async fn with_open_elsewhere(
+        &self,
+        request: &v1::ListRunsRequest,
+        mut runs: Vec<RunSummary>,
+    ) -> Vec<RunSummary> {
+        let open = runs.iter().filter(|run| !run.status.is_terminal());
+        let peers = self.cluster.peers_of(open.map(|run| run.run_id));
+        let asked = peers.iter().map(async |(peer, shards)| {
+            let rows = timeout(ANSWER_WITHIN, peer.list(request.clone())).await;
+            let rows = rows.ok().and_then(Result::ok).unwrap_or_default();
+            let owned = |row: &RunSummary| shards.contains(&self.cluster.shard_of(row.run_id));
+            rows.into_iter().filter(owned).collect::<Vec<_>>()
+        });
+        let known: BTreeMap<RunId, RunSummary> = join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .map(|run| (run.run_id, run))
+            .collect();
+        for run in &mut runs {
+            if let Some(known) = known.get(&run.run_id) {
+                run.clone_from(known);
+            }
+        }
+        runs
     }
 
     /// The store counts the tasks of a run when its status changes; of open runs the engine knows more.

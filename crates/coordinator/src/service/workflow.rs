@@ -54,7 +54,8 @@ impl WorkflowService for Workflows {
         &self,
         request: Request<v1::ListRunsRequest>,
     ) -> Result<Response<v1::ListRunsResponse>, Status> {
-        let page = self.0.list(request.into_inner()).await?;
+        let backend = self.0.of(request.metadata());
+        let page = backend.list(request.into_inner()).await?;
         Ok(Response::new(v1::ListRunsResponse {
             runs: page.runs.into_iter().map(Into::into).collect(),
             next_page_token: page.next.unwrap_or_default(),

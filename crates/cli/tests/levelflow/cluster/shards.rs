@@ -77,6 +77,12 @@ async fn a_request_finds_its_run_wherever_it_is_asked() {
             let (status, _) = looks.explain(&run, "sleep").await;
             assert_eq!(status, levelflow_proto::v1::TaskStatus::Sleeping);
         }
+        let request = levelflow_proto::v1::ListRunsRequest {
+            statuses: vec![levelflow_proto::v1::RunStatus::Running as i32],
+            ..Default::default()
+        };
+        let listed = async |looks: &Client| looks.list(request.clone()).await.unwrap().runs;
+        assert_eq!(listed(&one).await, listed(&other).await);
         let another = if std::ptr::eq(asked, &one) {
             &other
         } else {
