@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "levelflow/v1/worker.proto",
             "levelflow/v1/cache.proto",
             "levelflow/v1/cluster.proto",
+            "levelflow/v1/nats.proto",
         ])?;
     let descriptor = PathBuf::from(std::env::var("OUT_DIR")?).join("levelflow.v1.bin");
     std::fs::write(descriptor, compiler.encode_file_descriptor_set())?;

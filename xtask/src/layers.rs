@@ -40,12 +40,17 @@ const LAYERS: &[Layer] = &[
         may_use: &["levelflow-common", "levelflow-engine", "levelflow-runtime"],
     },
     Layer {
+        name: "levelflow-transport",
+        may_use: &["levelflow-common", "levelflow-proto", "levelflow-runtime"],
+    },
+    Layer {
         name: "levelflow-worker",
         may_use: &[
             "levelflow-cache",
             "levelflow-common",
             "levelflow-proto",
             "levelflow-runtime",
+            "levelflow-transport",
         ],
     },
     Layer {
@@ -58,6 +63,7 @@ const LAYERS: &[Layer] = &[
             "levelflow-proto",
             "levelflow-runtime",
             "levelflow-store",
+            "levelflow-transport",
         ],
     },
     Layer {
@@ -87,6 +93,7 @@ const ALL_LIBRARIES: &[&str] = &[
     "levelflow-proto",
     "levelflow-runtime",
     "levelflow-store",
+    "levelflow-transport",
     "levelflow-worker",
 ];
 
@@ -117,13 +124,19 @@ const IMPURE: &[&str] = &[
 
 /// External crates whose types stop at the crates that are named with them.
 const KEPT_IN: &[(&str, &[&str])] = &[
+    ("async-nats", &["levelflow-transport"]),
     ("granit-parser", &["levelflow-common"]),
     ("minijinja", &["levelflow-common"]),
     ("petgraph", &["levelflow-engine"]),
     // A worker and its child processes speak the messages of a session over a socket of their own.
     (
         "prost",
-        &["levelflow-proto", "levelflow-store", "levelflow-worker"],
+        &[
+            "levelflow-proto",
+            "levelflow-store",
+            "levelflow-transport",
+            "levelflow-worker",
+        ],
     ),
     // The harness measures the bare database as the limit of the store; workers ask the files of users.
     (

@@ -135,12 +135,17 @@ pub(crate) struct ListenArgument {
     /// Do not serve HTTP
     #[arg(long, conflicts_with = "http")]
     no_http: bool,
+    /// Serve workers over NATS too, for example nats://10.0.0.5:4222. An address with a password is better kept
+    /// in the configuration file or the environment [env: LEVELFLOW_COORDINATOR__NATS__URL]
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
 }
 
 impl ListenArgument {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         flags.text("listen", self.listen.as_deref());
         flags.text("http.listen", self.http.as_deref());
+        flags.text("coordinator.nats.url", self.nats.as_deref());
         if self.no_http {
             flags.off("http.enabled");
         }

@@ -15,6 +15,7 @@ use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_store::postgres::Config as PostgresConfig;
+use levelflow_transport::nats::NatsConfig;
 use levelflow_worker::WorkerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) alerts: AlertSettings,
     /// Whether results are kept; how is said in the section of the cache.
     pub(crate) cache: bool,
+    /// NATS, where workers are served over it, too.
+    pub(crate) nats: NatsConfig,
     /// The database that coordinators share, in place of a data directory.
     pub(crate) postgres: Option<PostgresConfig>,
     /// How they share it.
@@ -305,6 +308,7 @@ impl CoordinatorSettings {
             breaker: self.breaker.policy(),
             alerts: self.alerts.config(),
             cluster: self.cluster.config(),
+            nats: self.nats.clone(),
             ..CoordinatorConfig::default()
         }
     }
@@ -326,6 +330,7 @@ impl Default for CoordinatorSettings {
             breaker: BreakerSettings::default(),
             alerts: AlertSettings::default(),
             cache: config.cache.is_some(),
+            nats: config.nats,
             postgres: None,
             cluster: ClusterSettings::default(),
         }

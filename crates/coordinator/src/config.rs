@@ -7,6 +7,7 @@ use levelflow_cache::CacheConfig;
 use levelflow_common::limits;
 use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
+use levelflow_transport::nats::NatsConfig;
 
 use levelflow_store::postgres::Config as PostgresConfig;
 
@@ -56,6 +57,9 @@ pub struct CoordinatorConfig {
     pub embeddings: EmbeddingConfig,
     /// How it shares a store with other coordinators.
     pub cluster: ClusterConfig,
+    /// Where to serve workers over NATS, beside gRPC; nowhere if it has no address, or if `listen` is not
+    /// given.
+    pub nats: NatsConfig,
 }
 
 /// How coordinators share a store.
@@ -110,6 +114,7 @@ impl Default for CoordinatorConfig {
             cache: Some(CacheConfig::default()),
             cluster: ClusterConfig::default(),
             embeddings: EmbeddingConfig::default(),
+            nats: NatsConfig::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::definitions::Definitions;
 use crate::error::StartError;
 use crate::http::Api;
 use crate::listen::{Listen, Listener};
+use crate::nats;
 use crate::prefetch;
 use crate::prepare::PreparePool;
 use crate::recovery::Recover;
@@ -158,6 +159,15 @@ impl Coordinator {
         if let Some(listener) = listener {
             let outside = server::serve(listener, routes, stop.clone());
             servers.push(spawn_server("server", outside));
+        }
+        if config.nats.is_given() && address.is_some() {
+            let server = nats::Server {
+                config: config.nats,
+                coordinator: id.to_string(),
+                backend: backend.clone(),
+                leaving: draining.clone(),
+            };
+            servers.push(server.start().await?);
         }
         api.ready(backend);
         Ok(Self {

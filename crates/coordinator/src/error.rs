@@ -4,6 +4,7 @@ use levelflow_cache::CacheError;
 use levelflow_common::Code;
 use levelflow_engine::ReplayError;
 use levelflow_store::StoreError;
+use levelflow_transport::nats::NatsError;
 
 use crate::listen::Listen;
 
@@ -41,6 +42,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Workers cannot be served over NATS.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// The threads that evaluate expressions could not be started.
     #[error("cannot start the threads that evaluate expressions")]
     Threads(#[source] rayon::ThreadPoolBuildError),
@@ -59,6 +63,7 @@ impl StartError {
             Self::Interrupted => Code::ShuttingDown,
             Self::Store(error) => error.code(),
             Self::Recovery(error) => error.code(),
+            Self::Nats(error) => error.code(),
             Self::Listen { .. } => Code::AddressUnavailable,
             Self::Threads(_) | Self::Reflection(_) => Code::Internal,
         }

@@ -14,6 +14,7 @@ mod definitions;
 mod error;
 mod http;
 mod listen;
+mod nats;
 mod prefetch;
 mod prepare;
 mod recovery;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
 use levelflow_common::limits::MAX_CACHE_TAG_BYTES;
+use levelflow_transport::nats::NatsConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -25,6 +26,7 @@ use crate::executor::{
 };
 use crate::handler_error::HandlerError;
 use crate::memory::{MemoryConfig, Relief};
+use crate::nats::NatsTarget;
 use crate::secrets::SecretsConfig;
 use crate::usage::Usage;
 use crate::worker::Worker;
@@ -79,6 +81,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.config.address = address.into();
+        self
+    }
+
+    /// Reaches the coordinator over NATS instead of at its address.
+    #[must_use]
+    pub fn nats(mut self, config: NatsConfig) -> Self {
+        self.config.nats = config;
         self
     }
 
@@ -418,6 +427,7 @@ impl WorkerBuilder {
         }
         let target = match channel {
             Some(channel) => Target::Channel(channel),
+            None if config.nats.is_given() => Target::Nats(NatsTarget::any(config.nats.clone())),
             None => Target::at(&config.address)?,
         };
         let placed = Placed::of(handlers, &config)?;

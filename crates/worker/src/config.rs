@@ -7,6 +7,7 @@ use std::time::Duration;
 use levelflow_cache::CacheConfig;
 use levelflow_common::HumanDuration;
 use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS};
+use levelflow_transport::nats::NatsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
@@ -23,6 +24,8 @@ pub const MAX_SLOTS: usize = 65_536;
 pub struct WorkerConfig {
     /// The coordinator.
     pub address: String,
+    /// NATS, where the coordinator is reached over it and not at its address.
+    pub nats: NatsConfig,
     /// Unique among live workers; made from the name of the host if empty.
     pub id: String,
     /// The queues from which it takes work; `default` if empty.
@@ -66,6 +69,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             address: "http://127.0.0.1:7400".to_owned(),
+            nats: NatsConfig::default(),
             id: String::new(),
             queues: Vec::new(),
             labels: BTreeMap::new(),
@@ -100,12 +104,12 @@ impl WorkerConfig {
         in_range("blocking_threads", self.blocking_threads, 1, 4096)?;
         self.http.validate()?;
         self.memory.validate()?;
-        self.cache
-            .validate()
-            .map_err(|wrong| WorkerError::Setting {
+        for checked in [self.cache.validate(), self.nats.validate()] {
+            checked.map_err(|wrong| WorkerError::Setting {
                 setting: wrong.key.into(),
                 problem: wrong.problem,
             })?;
+        }
         in_range("spool_outcomes", self.spool_outcomes, 1, 10_000_000)?;
         in_range("spool_bytes", self.spool_bytes, 1, usize::MAX)?;
         in_range("labels", self.labels.len(), 0, MAX_LABELS)?;
@@ -208,6 +212,10 @@ mod tests {
         assert_eq!(
             problem(|config| config.memory.interval.0 = Duration::ZERO),
             "`memory.interval` is 0ns; it must be at least 10ms"
+        );
+        assert_eq!(
+            problem(|config| config.nats.prefix = "*".to_owned()),
+            "`nats.prefix` may have letters, digits, `_` and `-`, with dots between them"
         );
         assert_eq!(
             problem(|config| config.cache.memory.max_mib = 0),

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use levelflow_common::limits::MAX_MESSAGE_BYTES;
-use levelflow_proto::v1::worker_service_client::WorkerServiceClient;
 use levelflow_proto::{PROTOCOL_VERSION, v1};
-use tokio::sync::mpsc;
+use levelflow_transport::{Session, SessionError, grpc};
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::error::WorkerError;
+use crate::nats::NatsTarget;
 use crate::session::Streams;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -30,6 +29,8 @@ pub(crate) enum Target {
     Address(Box<Endpoint>),
     /// Over a channel that somebody else opened.
     Channel(Channel),
+    /// Over NATS.
+    Nats(NatsTarget),
 }
 
 impl Target {
@@ -58,56 +59,57 @@ impl Target {
         )))
     }
 
-    async fn channel(&self) -> Result<Channel, Status> {
+    /// The same for another coordinator, of which this one has told.
+    pub(crate) fn towards(&self, other: &v1::CoordinatorAddress) -> Result<Self, WorkerError> {
         match self {
-            Self::Channel(channel) => Ok(channel.clone()),
-            Self::Address(endpoint) => endpoint
-                .connect()
-                .await
-                .map_err(|error| Status::from_error(Box::new(error))),
+            Self::Nats(target) => Ok(Self::Nats(target.towards(&other.id))),
+            Self::Address(_) | Self::Channel(_) => Self::at(&format!("http://{}", other.address)),
         }
+    }
+
+    /// Opens a session with a first frame.
+    async fn session(
+        &self,
+        first: v1::WorkerFrame,
+    ) -> Result<Session<v1::WorkerFrame, v1::CoordinatorFrame>, OpenError> {
+        let channel = match self {
+            Self::Nats(target) => return target.open(first).await,
+            Self::Channel(channel) => channel.clone(),
+            Self::Address(endpoint) => {
+                let unreachable = |error| Status::from_error(Box::new(error));
+                endpoint.connect().await.map_err(unreachable)?
+            }
+        };
+        Ok(grpc::open(channel, first).await?)
     }
 
     /// Opens a session: says hello and waits for the welcome.
     pub(crate) async fn open(&self, hello: v1::Hello) -> Result<Streams, OpenError> {
         let opening = async {
-            let channel = self.channel().await?;
-            // One frame waits while another is written; what comes meanwhile gathers in the session.
-            let (outbound, frames) = mpsc::channel(1);
             let first = v1::WorkerFrame {
                 hello: Some(hello),
                 ..v1::WorkerFrame::default()
             };
-            let closed = |_| Status::unavailable("the session closed during the handshake");
-            outbound.send(first).await.map_err(closed)?;
-            let mut inbound = WorkerServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES)
-                .session(ReceiverStream::new(frames))
-                .await?
-                .into_inner();
-            let mut first = inbound.message().await?.unwrap_or_default();
+            let Session {
+                outbound,
+                mut inbound,
+            } = self.session(first).await?;
+            let mut first = inbound.next().await.transpose()?.unwrap_or_default();
             let welcome = first
                 .welcome
                 .take()
                 .ok_or_else(|| Status::unavailable("the coordinator did not say welcome"))?;
-            Ok(Streams {
+            Ok::<_, OpenError>(Streams {
                 outbound,
                 inbound,
                 welcome,
                 first,
             })
         };
+        let late = |_| Err(Status::deadline_exceeded("the coordinator did not answer").into());
         let streams = timeout(WELCOME_WITHIN, opening)
             .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the coordinator did not answer")))
-            .map_err(|status| {
-                if is_final(status.code()) {
-                    OpenError::Final(WorkerError::Refused(Box::new(status)))
-                } else {
-                    OpenError::Passing(Box::new(status))
-                }
-            })?;
+            .unwrap_or_else(late)?;
         if streams.welcome.protocol != PROTOCOL_VERSION {
             return Err(OpenError::Final(WorkerError::Protocol {
                 ours: PROTOCOL_VERSION,
@@ -124,6 +126,22 @@ pub(crate) enum OpenError {
     Passing(Box<Status>),
     /// It will not.
     Final(WorkerError),
+}
+
+impl From<Status> for OpenError {
+    fn from(status: Status) -> Self {
+        let status = Box::new(status);
+        match is_final(status.code()) {
+            true => Self::Final(WorkerError::Refused(status)),
+            false => Self::Passing(status),
+        }
+    }
+}
+
+impl From<SessionError> for OpenError {
+    fn from(error: SessionError) -> Self {
+        Status::from(error).into()
+    }
 }
 
 fn is_final(code: Code) -> bool {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use levelflow_common::Code;
 use levelflow_common::limits::MAX_CACHE_TAG_BYTES;
 use levelflow_proto::status::from_status;
+use levelflow_transport::nats::NatsError;
 
 /// Why a worker could not be built, or ended other than by a drain.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum WorkerError {
     /// The process was started for an isolated handler, and cannot speak to the worker that wants it.
     #[error("the process of an isolated handler cannot speak to its worker")]
     Child(#[source] std::io::Error),
+    /// NATS does not let the worker in, and would not the next time.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// The coordinator does not take this worker, and would not the next time.
     #[error("the coordinator refused the worker: {}", .0.message())]
     Refused(#[source] Box<tonic::Status>),
@@ -67,6 +71,7 @@ impl WorkerError {
             | Self::StrayVersion(_)
             | Self::HandlerVersion(_) => Code::ConfigInvalid,
             Self::CpuThreads(_) | Self::Child(_) => Code::Internal,
+            Self::Nats(error) => error.code(),
             Self::Refused(status) => from_status(status).code(),
             Self::Protocol { .. } => Code::ProtocolUnsupported,
             Self::Unacknowledged(_) => Code::ServerUnreachable,

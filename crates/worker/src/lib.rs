@@ -48,6 +48,7 @@ mod handler_error;
 mod link;
 mod links;
 mod memory;
+mod nats;
 mod near_hit;
 mod pace;
 mod secrets;

@@ -77,9 +77,9 @@ impl Link {
                     match Box::pin(session).await {
                         SessionEnd::Drained => return Ok(()),
                         SessionEnd::OutOfTime => return self.finished(),
-                        SessionEnd::Lost(status) => {
-                            let reason =
-                                status.as_ref().map_or("closed", |status| status.message());
+                        SessionEnd::Lost(error) => {
+                            let reason = error
+                                .map_or_else(|| "closed".to_owned(), |error| error.to_string());
                             tracing::warn!(coordinator, reason, "session lost");
                         }
                     }

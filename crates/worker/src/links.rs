@@ -182,7 +182,7 @@ impl Links {
             if self.open.values().any(leads_there) {
                 continue;
             }
-            match Target::at(&format!("http://{}", it.address)) {
+            match self.parts.target.towards(&it) {
                 Ok(target) => self.begin(target, Some(it.address)),
                 Err(error) => {
                     tracing::warn!(coordinator = it.id, error = %error, "coordinator cannot be reached");

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use levelflow_proto::v1;
+use levelflow_transport::{Inbound, SessionError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::StreamExt as _;
-use tonic::{Status, Streaming};
 
 use crate::attempt::Ended;
 use crate::chunk_spool::ChunkSpool;
@@ -65,7 +65,7 @@ impl Held {
 /// How a session ended.
 pub(crate) enum SessionEnd {
     /// The stream is gone; connect again.
-    Lost(Option<Status>),
+    Lost(Option<SessionError>),
     /// The worker was told to end, and has nothing left.
     Drained,
     /// The worker was told to end, and its time is up.
@@ -75,14 +75,14 @@ pub(crate) enum SessionEnd {
 /// The two directions of an open stream, after the handshake.
 pub(crate) struct Streams {
     pub(crate) outbound: mpsc::Sender<v1::WorkerFrame>,
-    pub(crate) inbound: Streaming<v1::CoordinatorFrame>,
+    pub(crate) inbound: Inbound<v1::CoordinatorFrame>,
     pub(crate) welcome: v1::Welcome,
     /// What came with the welcome.
     pub(crate) first: v1::CoordinatorFrame,
 }
 
 /// Lets the last frames go out: the coordinator ends its direction when it has read them.
-async fn close(mut inbound: Streaming<v1::CoordinatorFrame>) {
+async fn close(mut inbound: Inbound<v1::CoordinatorFrame>) {
     let rest = async { while let Some(Ok(_)) = inbound.next().await {} };
     if timeout(CLOSE_WITHIN, rest).await.is_err() {
         tracing::debug!("coordinator did not close the session");
@@ -177,7 +177,7 @@ impl<'a> Session<'a> {
                 Ok(alert) = session.held.memory.alerts.recv() => session.alerts.push(alert),
                 frame = inbound.next() => match frame {
                     Some(Ok(frame)) => session.receive(frame),
-                    Some(Err(status)) => return SessionEnd::Lost(Some(status)),
+                    Some(Err(error)) => return SessionEnd::Lost(Some(error)),
                     None => return SessionEnd::Lost(None),
                 },
                 () = session.held.slots.share().changed() => {}

@@ -3,12 +3,14 @@
 //!
 //! A server is a file here with a function that starts it, named in [`Servers::start`].
 
+mod nats;
 mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,6 +29,8 @@ struct Server {
 /// The servers that tests need. They are stopped when this is dropped.
 pub(crate) struct Servers {
     running: Vec<Server>,
+    /// The program of the NATS server: tests that stop one, or want other settings, start their own.
+    nats: PathBuf,
     /// Removed after the servers have ended.
     _folder: TempDir,
 }
@@ -41,17 +45,20 @@ impl Servers {
         let postgres = postgres::start(folder.path()).context("PostgreSQL does not start")?;
         let pgbouncer = pgbouncer::start(folder.path(), &postgres.address)
             .context("PgBouncer does not start")?;
+        let nats = nats::program().context("NATS is missing")?;
         // Stopped in this order.
         let running = vec![
             pgbouncer,
             postgres,
             redis::start(folder.path()).context("Redis does not start")?,
+            nats::start(&nats).context("NATS does not start")?,
         ];
         for server in &running {
             println!("{}={}", server.variable, server.address);
         }
         Ok(Self {
             running,
+            nats,
             _folder: folder,
         })
     }
@@ -61,6 +68,7 @@ impl Servers {
         for server in &self.running {
             command.env(server.variable, &server.address);
         }
+        command.env(nats::PROGRAM_VARIABLE, &self.nats);
     }
 }
 

@@ -17,6 +17,10 @@ pub(crate) struct Arguments {
     /// The coordinator [env: LEVELFLOW_ADDRESS] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// Reach coordinators over NATS, for example nats://10.0.0.5:4222. An address with a password is better kept
+    /// in the configuration file or the environment [env: LEVELFLOW_WORKER__NATS__URL]
+    #[arg(long, value_name = "URL", conflicts_with = "address")]
+    nats: Option<String>,
     /// A name that no other worker has [default: made from the name of the host]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
@@ -42,6 +46,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         flags.text("address", self.address.as_deref());
+        flags.text("worker.nats.url", self.nats.as_deref());
         flags.text("worker.id", self.id.as_deref());
         self.slots.flags(flags);
         self.connections.flags(flags);
@@ -58,6 +63,7 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
         config.address.clone_from(address);
     }
     config.address = url(&config.address);
+    let is_over_nats = config.nats.is_given();
     let address = config.address.clone();
     let worker = Worker::builder()
         .config(config)
@@ -66,10 +72,13 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
     if context.json {
         let answer = json!({
             "worker_id": worker.id(),
-            "address": address,
+            "address": (!is_over_nats).then_some(&address),
+            "nats": is_over_nats,
             "pid": std::process::id(),
         });
         context.print(&answer.to_string())?;
+    } else if is_over_nats {
+        context.print(&format!("worker {} over NATS", worker.id()))?;
     } else {
         context.print(&format!("worker {} for {address}", worker.id()))?;
     }

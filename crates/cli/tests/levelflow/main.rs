@@ -23,6 +23,9 @@ mod https;
 mod leak;
 #[cfg(target_os = "linux")]
 mod memory;
+mod nats;
+#[path = "../../../transport/tests/transport/server.rs"]
+mod nats_server;
 mod offline;
 mod own_worker;
 mod pseudo_terminal;

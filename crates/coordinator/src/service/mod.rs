@@ -41,7 +41,7 @@ pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
 pub(crate) use self::cluster::Clusters;
 pub(crate) use self::overview::alert_view;
-pub(crate) use self::session::Sessions;
+pub(crate) use self::session::{Sessions, serve as serve_session};
 pub(crate) use self::submit::bind_inputs;
 pub(crate) use self::workflow::Workflows;
 

@@ -1,4 +1,4 @@
-//! `levelflow.v1.WorkerService`: sessions of workers.
+//! Sessions of workers: `levelflow.v1.WorkerService`, and the same over NATS.
 
 use std::sync::atomic::Ordering;
 
@@ -8,60 +8,66 @@ use levelflow_engine::HandlerVersion;
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_proto::v1::worker_service_server::WorkerService;
 use levelflow_proto::{ApiError, PROTOCOL_VERSION, v1};
+use levelflow_transport::{Inbound, Session, grpc};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Backend, refused};
 use crate::actor::{Message, SessionFrame};
 
-/// The service of workers.
+/// The service of workers over gRPC.
 #[derive(Clone)]
 pub(crate) struct Sessions(pub(crate) Backend);
 
-type Frames = std::pin::Pin<
-    Box<dyn tokio_stream::Stream<Item = Result<v1::CoordinatorFrame, Status>> + Send>,
->;
-
 #[tonic::async_trait]
 impl WorkerService for Sessions {
-    type SessionStream = Frames;
+    type SessionStream = grpc::Answer;
 
     async fn session(
         &self,
         request: Request<Streaming<v1::WorkerFrame>>,
-    ) -> Result<Response<Frames>, Status> {
-        let mut incoming = request.into_inner();
-        let backend = self.0.clone();
-        let session = SessionId(backend.next_session.fetch_add(1, Ordering::Relaxed));
-        // Bounded by the worker's credits.
-        let (frames, outgoing) = mpsc::unbounded_channel();
-        levelflow_runtime::task::spawn("worker session", async move {
-            if let Err(error) = read(&backend, session, &mut incoming, frames.clone()).await {
-                let _ = frames.send(Err(error.into()));
-            }
-        });
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(
-            outgoing,
-        ))))
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (session, answer) = grpc::accept(request);
+        serve(&self.0, session);
+        Ok(answer)
     }
 }
 
-type Outgoing = mpsc::UnboundedSender<Result<v1::CoordinatorFrame, Status>>;
+/// A coordinator's end of a session, over whatever.
+pub(crate) type WorkerSession = Session<Result<v1::CoordinatorFrame, Status>, v1::WorkerFrame>;
+
+type Incoming = Inbound<v1::WorkerFrame>;
+type Outgoing = mpsc::Sender<Result<v1::CoordinatorFrame, Status>>;
+
+/// Serves a session to its end.
+pub(crate) fn serve(backend: &Backend, worker: WorkerSession) {
+    let backend = backend.clone();
+    let session = SessionId(backend.next_session.fetch_add(1, Ordering::Relaxed));
+    levelflow_runtime::task::spawn("worker session", async move {
+        let Session {
+            outbound,
+            mut inbound,
+        } = worker;
+        if let Err(error) = read(&backend, session, &mut inbound, outbound.clone()).await {
+            let _ = outbound.send(Err(error.into())).await;
+        }
+    });
+}
 
 /// Reads a session to its end.
 async fn read(
     backend: &Backend,
     session: SessionId,
-    incoming: &mut Streaming<v1::WorkerFrame>,
+    incoming: &mut Incoming,
     outgoing: Outgoing,
 ) -> Result<(), ApiError> {
-    let first = match incoming.message().await {
-        Ok(Some(frame)) => frame,
-        Ok(None) | Err(_) => return Ok(()),
+    let Some(Ok(first)) = incoming.next().await else {
+        return Ok(());
     };
     let version = first.hello.as_ref().map(|hello| hello.version.clone());
     let hello = hello(first.hello)?;
+    // Bounded by the worker's credits.
     let (frames, from_actor) = mpsc::unbounded_channel();
     backend
         .send(Message::Opened {
@@ -80,16 +86,16 @@ async fn read(
 async fn forward(
     backend: &Backend,
     session: SessionId,
-    incoming: &mut Streaming<v1::WorkerFrame>,
+    incoming: &mut Incoming,
     outgoing: &Outgoing,
 ) -> Result<(), ApiError> {
     loop {
         tokio::select! {
-            frame = incoming.message() => match frame {
-                Ok(Some(frame)) => backend.send(Message::Frame { session, frame: Box::new(frame) }).await?,
-                Ok(None) => return Ok(()),
-                Err(status) => {
-                    tracing::info!(session = session.0, error = %status.message(), "session broke off");
+            frame = incoming.next() => match frame {
+                Some(Ok(frame)) => backend.send(Message::Frame { session, frame: Box::new(frame) }).await?,
+                None => return Ok(()),
+                Some(Err(error)) => {
+                    tracing::info!(session = session.0, %error, "session broke off");
                     return Ok(());
                 }
             },
@@ -105,7 +111,7 @@ async fn write(mut from_actor: mpsc::UnboundedReceiver<SessionFrame>, outgoing: 
             SessionFrame::Send(frame) => (Ok(frame), false),
             SessionFrame::Close(why) => (Err(Status::from(refused(&why))), true),
         };
-        if outgoing.send(message).is_err() || is_last {
+        if outgoing.send(message).await.is_err() || is_last {
             return;
         }
     }

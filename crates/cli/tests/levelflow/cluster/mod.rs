@@ -1,6 +1,7 @@
 //! Several coordinators on one PostgreSQL.
 
 mod chaos;
+mod nats;
 mod shards;
 
 use std::sync::atomic::{AtomicU32, Ordering};
