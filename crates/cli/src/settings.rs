@@ -15,8 +15,7 @@ use levelflow_engine::BreakerPolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_store::postgres::Config as PostgresConfig;
-use levelflow_transport::nats::NatsConfig;
-use levelflow_worker::WorkerConfig;
+use levelflow_worker::{NatsConfig, WorkerConfig};
 use serde::{Deserialize, Serialize};
 
 /// The settings of the program.

@@ -30,5 +30,6 @@ pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};
 pub use http::HttpConfig;
 pub use levelflow_store::postgres::Config as PostgresConfig;
+pub use levelflow_transport::nats::{NatsConfig, NatsTls};
 pub use listen::{InvalidListen, Listen};
 pub use webhook::AlertsConfig;

@@ -77,6 +77,7 @@ pub use levelflow_cache::CacheConfig;
 pub use levelflow_runtime::secret::Secret;
 pub use levelflow_runtime::shutdown::on_signal;
 pub use levelflow_runtime::tls::install_tls_provider;
+pub use levelflow_transport::nats::{NatsConfig, NatsTls};
 pub use memory::MemoryConfig;
 pub use near_hit::NearHit;
 pub use secrets::SecretsConfig;

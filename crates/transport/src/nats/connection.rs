@@ -172,7 +172,9 @@ fn authenticate(
     if let Some(seed) = read(&config.nkey_places())? {
         return Ok(options.nkey(seed));
     }
-    if let Some(credentials) = read(&config.credentials_places())? {
+    if let Some(mut credentials) = read(&config.credentials_places())? {
+        // The parser wants the last line to end.
+        credentials.push('\n');
         // What the parser says may have a part of the seed in it.
         let unusable = |_| wrong("credentials_file", "has no credentials of NATS in it");
         return options.credentials(&credentials).map_err(unusable);

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use levelflow_common::Code;
 use levelflow_runtime::secret::Secret;
 use levelflow_runtime::task;
@@ -13,7 +15,8 @@ use rcgen::{
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
-use crate::nats::{Coordinator, heard, settings, worker};
+use crate::conformance::{hello, next};
+use crate::nats::{COORDINATOR, Coordinator, heard, open, settings, worker};
 use crate::server::NatsServer;
 
 async fn refused(settings: &NatsConfig) -> String {
@@ -86,19 +89,96 @@ async fn an_nkey_signs_what_the_server_asks() {
     refused(&with("no seed".to_owned())).await;
 }
 
+/// A claim about a key, signed by another, as NATS has them.
+fn claim(kind: &str, subject: &nkeys::KeyPair, issuer: &nkeys::KeyPair) -> String {
+    let encode = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
+    let head = encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let (issuer_key, subject) = (issuer.public_key(), subject.public_key());
+    let body = format!(
+        r#"{{"jti":"{kind}","iat":1700000000,"iss":"{issuer_key}","name":"{kind}","sub":"{subject}","nats":{{"type":"{kind}","version":2{}}}}}"#,
+        match kind {
+            "account" =>
+                r#","limits":{"subs":-1,"data":-1,"payload":-1,"imports":-1,"exports":-1,"conn":-1,"leaf":-1}"#,
+            "user" => r#","subs":-1,"data":-1,"payload":-1"#,
+            _ => "",
+        }
+    );
+    let signed = format!("{head}.{}", encode(body.as_bytes()));
+    let signature = encode(&issuer.sign(signed.as_bytes()).unwrap());
+    format!("{signed}.{signature}")
+}
+
 #[tokio::test]
-async fn credentials_hold_a_token_of_an_account_and_a_seed() {
+async fn credentials_are_a_claim_and_a_seed() {
+    let operator = nkeys::KeyPair::new_operator();
+    let account = nkeys::KeyPair::new_account();
+    let user = nkeys::KeyPair::new_user();
+    let server = NatsServer::start(&format!(
+        "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}",
+        claim("operator", &operator, &operator),
+        account.public_key(),
+        claim("account", &account, &operator),
+    ));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("flow.creds");
-    fs::write(&file, "no credentials").unwrap();
     let with = NatsConfig {
-        credentials_file: Some(file),
-        ..settings("nats://127.0.0.1:1")
+        credentials_file: Some(file.clone()),
+        ..settings(&server.url())
     };
+    let credentials = |claim: &str| {
+        let seed = user.seed().unwrap();
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{claim}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    };
+    fs::write(&file, credentials(&claim("user", &user, &account))).unwrap();
+    works(&with).await;
+    // Signed by somebody whom the server does not know.
+    let stranger = nkeys::KeyPair::new_account();
+    fs::write(&file, credentials(&claim("user", &user, &stranger))).unwrap();
+    refused(&with).await;
+    fs::write(&file, "no credentials").unwrap();
     assert_eq!(
         refused(&with).await,
         "`nats.credentials_file` has no credentials of NATS in it"
     );
+}
+
+#[tokio::test]
+async fn each_side_needs_its_own_subjects_only() {
+    let NatsConfig { prefix, .. } = settings("");
+    let to_workers = format!(r#"["{prefix}.v1.presence", "{prefix}.v1.worker.>"]"#);
+    let to_coordinators =
+        format!(r#"["{prefix}.v1.query", "{prefix}.v1.open.>", "{prefix}.v1.coordinator.>"]"#);
+    let user = |name: &str, publish: &str, subscribe: &str| {
+        format!(
+            "{{ user: {name}, password: x, \
+             permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}"
+        )
+    };
+    let server = NatsServer::start(&format!(
+        "authorization {{ users: [{}, {}] }}",
+        user("coordinator", &to_workers, &to_coordinators),
+        user("worker", &to_coordinators, &to_workers),
+    ));
+    let named = |name: &str| NatsConfig {
+        prefix: prefix.clone(),
+        user: Some(name.to_owned()),
+        password: Some(Secret::new("x")),
+        ..NatsConfig::at(server.url())
+    };
+    let mut coordinator = Coordinator::start(&named("coordinator")).await;
+    let connector = worker(&named("worker")).await;
+    heard(&connector, COORDINATOR).await;
+    let (worker, mut session) = open(&connector, &mut coordinator).await;
+    assert_eq!(
+        next(&mut session.inbound).await.unwrap().unwrap(),
+        hello("w1")
+    );
+    drop(session);
+    let mut inbound = worker.inbound;
+    assert!(next(&mut inbound).await.is_none());
 }
 
 /// Writes a certificate of 127.0.0.1 that an issuer signs, and its key.
