@@ -175,7 +175,7 @@ impl Cluster {
         let data_dir = tempfile::Builder::new()
             .prefix("levelflow-bench-")
             .tempdir()?;
-        let coordinator = start_coordinator(data_dir.path(), layout)?;
+        let coordinator = start_coordinator(Some(data_dir.path()), layout)?;
         Ok(Self {
             coordinator,
             workers: Vec::new(),
@@ -186,7 +186,7 @@ impl Cluster {
 
     /// Starts another coordinator over what a killed one left.
     pub(crate) fn replace_coordinator(&mut self) -> Result<()> {
-        self.coordinator = start_coordinator(self.data_dir.path(), &self.layout)?;
+        self.coordinator = start_coordinator(Some(self.data_dir.path()), &self.layout)?;
         Ok(())
     }
 
@@ -252,21 +252,25 @@ pub(crate) fn start_worker(address: &str, layout: &Layout) -> Result<Process> {
     Process::start("worker", &arguments)
 }
 
-pub(crate) fn start_coordinator(data_dir: &Path, layout: &Layout) -> Result<Process> {
-    let listen = match layout.transport {
-        Transport::Tcp => "127.0.0.1:0".to_owned(),
-        Transport::Unix => format!("unix:{}", data_dir.join("socket").display()),
+/// Starts a coordinator over a directory, or over the database that the layout names.
+pub(crate) fn start_coordinator(data_dir: Option<&Path>, layout: &Layout) -> Result<Process> {
+    let listen = match (layout.transport, data_dir) {
+        (Transport::Unix, Some(data_dir)) => {
+            format!("unix:{}", data_dir.join("socket").display())
+        }
+        _ => "127.0.0.1:0".to_owned(),
     };
     let mut arguments = vec![
         "--listen".to_owned(),
         listen,
-        "--data-dir".to_owned(),
-        data_dir.display().to_string(),
         "--threads".to_owned(),
         layout.coordinator_threads.to_string(),
         "--max-queue".to_owned(),
         layout.max_queue.to_string(),
     ];
+    if let Some(data_dir) = data_dir {
+        arguments.extend(["--data-dir".to_owned(), data_dir.display().to_string()]);
+    }
     if let Some(shared) = &layout.shared {
         let (url, schema) = (shared.url.clone(), shared.schema.clone());
         arguments.extend(["--postgres".to_owned(), url, "--schema".to_owned(), schema]);

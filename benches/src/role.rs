@@ -20,8 +20,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub(crate) struct CoordinatorArguments {
-    #[arg(long)]
-    data_dir: PathBuf,
+    #[arg(long, required_unless_present = "postgres")]
+    data_dir: Option<PathBuf>,
     #[arg(long)]
     listen: Listen,
     /// The database that it shares with others, in place of the data directory.
@@ -59,7 +59,7 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
                 schema: schema.clone(),
                 ..PostgresConfig::at(url)
             })),
-            _ => Storage::DataDir(arguments.data_dir.clone()),
+            _ => Storage::DataDir(arguments.data_dir.clone().context("it has a directory")?),
         };
         let mut config = CoordinatorConfig {
             listen: Some(arguments.listen.clone()),

@@ -135,9 +135,8 @@ impl Shared {
     }
 
     fn add_coordinator(&mut self) -> Result<()> {
-        let none = std::path::Path::new("");
         self.coordinators
-            .push(start_coordinator(none, &self.layout)?);
+            .push(start_coordinator(None, &self.layout)?);
         Ok(())
     }
 
