@@ -142,6 +142,25 @@ pub(crate) struct Layout {
     pub(crate) cache: Option<String>,
     /// The database that coordinators share, in place of a data directory.
     pub(crate) shared: Option<SharedStore>,
+    /// What workers reach coordinators over, in place of gRPC.
+    pub(crate) nats: Option<NatsServer>,
+}
+
+/// A NATS server, and a prefix that nobody else uses there.
+#[derive(Clone, Debug)]
+pub(crate) struct NatsServer {
+    pub(crate) url: String,
+    pub(crate) prefix: String,
+}
+
+impl Layout {
+    fn nats_arguments(&self) -> impl Iterator<Item = String> {
+        let nats = self.nats.clone();
+        nats.into_iter().flat_map(|it| {
+            let (url, prefix) = ("--nats".to_owned(), "--nats-prefix".to_owned());
+            [url, it.url, prefix, it.prefix]
+        })
+    }
 }
 
 /// A database that coordinators share.
@@ -241,7 +260,7 @@ fn url(ready: &str) -> String {
 }
 
 pub(crate) fn start_worker(address: &str, layout: &Layout) -> Result<Process> {
-    let arguments = [
+    let mut arguments = vec![
         "--address".to_owned(),
         address.to_owned(),
         "--slots".to_owned(),
@@ -249,6 +268,7 @@ pub(crate) fn start_worker(address: &str, layout: &Layout) -> Result<Process> {
         "--threads".to_owned(),
         layout.worker_threads.to_string(),
     ];
+    arguments.extend(layout.nats_arguments());
     Process::start("worker", &arguments)
 }
 
@@ -281,5 +301,6 @@ pub(crate) fn start_coordinator(data_dir: Option<&Path>, layout: &Layout) -> Res
     if let Some(cache) = &layout.cache {
         arguments.extend(["--cache".to_owned(), cache.clone()]);
     }
+    arguments.extend(layout.nats_arguments());
     Process::start("coordinator", &arguments)
 }

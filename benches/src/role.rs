@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use levelflow_coordinator::{Coordinator, CoordinatorConfig, Listen, PostgresConfig, Storage};
-use levelflow_worker::{Context, HandlerError, Worker};
+use levelflow_worker::{Context, HandlerError, NatsConfig, Worker};
 use tokio::runtime::Runtime;
 
 use crate::suite::cache::{Work, work};
@@ -29,6 +29,8 @@ pub(crate) struct CoordinatorArguments {
     postgres: Option<String>,
     #[arg(long)]
     schema: Option<String>,
+    #[command(flatten)]
+    nats: NatsArguments,
     /// Where to serve HTTP; nowhere if not given.
     #[arg(long)]
     http: Option<Listen>,
@@ -47,8 +49,32 @@ pub(crate) struct WorkerArguments {
     address: String,
     #[arg(long)]
     slots: usize,
+    #[command(flatten)]
+    nats: NatsArguments,
     #[arg(long, default_value_t = 0)]
     threads: usize,
+}
+
+#[derive(clap::Args)]
+struct NatsArguments {
+    /// What workers reach coordinators over, in place of gRPC.
+    #[arg(long, requires = "nats_prefix")]
+    nats: Option<String>,
+    #[arg(long)]
+    nats_prefix: Option<String>,
+}
+
+impl NatsArguments {
+    fn config(&self) -> NatsConfig {
+        let mut config = self
+            .nats
+            .as_ref()
+            .map_or_else(NatsConfig::default, NatsConfig::at);
+        if let Some(prefix) = &self.nats_prefix {
+            config.prefix.clone_from(prefix);
+        }
+        config
+    }
 }
 
 pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
@@ -65,6 +91,7 @@ pub(crate) fn coordinator(arguments: &CoordinatorArguments) -> Result<()> {
             listen: Some(arguments.listen.clone()),
             storage,
             max_queue: arguments.max_queue,
+            nats: arguments.nats.config(),
             ..CoordinatorConfig::default()
         };
         config.http.listen.clone_from(&arguments.http);
@@ -89,6 +116,7 @@ pub(crate) fn worker(arguments: &WorkerArguments) -> Result<()> {
         let stop = levelflow_runtime::shutdown::on_signal()?;
         let worker = Worker::builder()
             .address(&arguments.address)
+            .nats(arguments.nats.config())
             .slots(arguments.slots)
             .allow_http("127.0.0.1")
             .handler("noop", async |_: Context, (): ()| Ok::<_, HandlerError>(()))

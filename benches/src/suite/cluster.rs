@@ -20,7 +20,7 @@ use super::engine::line;
 use crate::client::Client;
 use crate::figure::{Figure, rounded};
 use crate::machine::Machine;
-use crate::process::{Layout, Process, SharedStore, start_coordinator, start_worker};
+use crate::process::{Layout, NatsServer, Process, SharedStore, start_coordinator, start_worker};
 use crate::role::runtime;
 use crate::shape::{Durable, Shape};
 
@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// The database that the coordinators share.
     #[arg(long, value_name = "URL")]
     postgres: String,
+    /// A NATS server: measures one coordinator also with its worker behind it.
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
     /// Runs that are open at once, over all coordinators.
     #[arg(long, default_value_t = 64)]
     in_flight: usize,
@@ -63,6 +66,9 @@ struct Report {
     one_coordinator_tasks_per_s: Figure,
     two_coordinators_tasks_per_s: Figure,
     two_over_one: Figure,
+    /// One coordinator, with its worker behind NATS.
+    nats_tasks_per_s: Option<Figure>,
+    nats_over_grpc: Option<Figure>,
     kills: u32,
     runs_per_kill: usize,
     /// From the kill of their coordinator until the next record of a run, over all runs.
@@ -88,6 +94,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             report.two_coordinators_tasks_per_s,
         ),
         line("2 over 1", report.two_over_one),
+        match (report.nats_tasks_per_s, report.nats_over_grpc) {
+            (Some(rate), Some(share)) => format!(
+                "{}\n{}",
+                line("1 coordinator over NATS, tasks/s", rate),
+                line("NATS over gRPC", share)
+            ),
+            _ => "  NATS was not measured".to_owned(),
+        },
         format!(
             "  {} kills of one of 3 coordinators, {} open runs each, 4 workers: next record after \
              {} s (p50), {} s (p99), {} s (max); {} runs lost, {} tasks done twice",
@@ -111,12 +125,22 @@ struct Shared {
 }
 
 impl Shared {
-    async fn start(arguments: &Arguments, coordinators: usize, workers: usize) -> Result<Self> {
+    async fn start(
+        arguments: &Arguments,
+        coordinators: usize,
+        workers: usize,
+        nats: Option<&String>,
+    ) -> Result<Self> {
         let mut layout = arguments.common.layout();
         let micros = std::time::UNIX_EPOCH.elapsed()?.as_micros();
+        let name = format!("bench_{micros}");
+        layout.nats = nats.map(|url| NatsServer {
+            url: url.clone(),
+            prefix: name.clone(),
+        });
         layout.shared = Some(SharedStore {
             url: arguments.postgres.clone(),
-            schema: format!("bench_{micros}"),
+            schema: name,
         });
         let mut shared = Self {
             coordinators: Vec::new(),
@@ -182,20 +206,26 @@ impl Shared {
 
 async fn measure(arguments: &Arguments) -> Result<Report> {
     let rounds = arguments.common.rounds;
-    let (mut one, mut two) = (Vec::new(), Vec::new());
+    let (mut one, mut two, mut nats) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
-        one.push(throughput(arguments, 1).await?);
-        two.push(throughput(arguments, 2).await?);
-        let of = |rates: &[f64]| rates[rates.len() - 1];
+        one.push(throughput(arguments, 1, None).await?);
+        two.push(throughput(arguments, 2, None).await?);
+        if let Some(url) = &arguments.nats {
+            nats.push(throughput(arguments, 1, Some(url)).await?);
+        }
+        let rates = [&one, &two, &nats];
+        let rates = rates.map(|rates| rates.last().map(|rate| rate.round()));
+        let rates = rates.into_iter().flatten();
         eprintln!(
-            "round {round} of {rounds}: {:.0}, {:.0} tasks/s",
-            of(&one),
-            of(&two)
+            "round {round} of {rounds}: {:?} tasks/s",
+            rates.collect::<Vec<_>>()
         );
     }
     let failover = failover(arguments).await?;
     let seconds = |micros: u64| rounded(micros as f64 / 1e6);
-    let ratio = one.iter().zip(&two).map(|(one, two)| two / one);
+    let over =
+        |rates: &[f64]| -> Vec<f64> { one.iter().zip(rates).map(|(one, it)| it / one).collect() };
+    let has_nats = arguments.nats.is_some();
     Ok(Report {
         suite: "cluster",
         machine: Machine::describe()?,
@@ -203,7 +233,9 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         seconds: arguments.seconds,
         in_flight: arguments.in_flight,
         slots: arguments.common.slots,
-        two_over_one: Figure::of(ratio),
+        two_over_one: Figure::of(over(&two)),
+        nats_over_grpc: has_nats.then(|| Figure::of(over(&nats))),
+        nats_tasks_per_s: has_nats.then(|| Figure::of(nats)),
         one_coordinator_tasks_per_s: Figure::of(one),
         two_coordinators_tasks_per_s: Figure::of(two),
         kills: arguments.kills,
@@ -217,8 +249,12 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
 }
 
 /// Tasks per second of a closed loop over so many coordinators and as many workers.
-async fn throughput(arguments: &Arguments, coordinators: usize) -> Result<f64> {
-    let shared = Shared::start(arguments, coordinators, coordinators).await?;
+async fn throughput(
+    arguments: &Arguments,
+    coordinators: usize,
+    nats: Option<&String>,
+) -> Result<f64> {
+    let shared = Shared::start(arguments, coordinators, coordinators, nats).await?;
     let mut clients = Vec::new();
     for coordinator in 0..coordinators {
         let workflow = Shape::Small.workflow(Durable::Strict);
@@ -255,7 +291,7 @@ struct Fate {
 }
 
 async fn failover(arguments: &Arguments) -> Result<Failover> {
-    let mut shared = Shared::start(arguments, 3, 4).await?;
+    let mut shared = Shared::start(arguments, 3, 4, None).await?;
     let mut result = Failover {
         moved: Histogram::new(3)?,
         lost: 0,

@@ -65,6 +65,7 @@ impl Common {
             http: false,
             cache: None,
             shared: None,
+            nats: None,
         }
     }
 
