@@ -67,7 +67,7 @@ pub struct RedisConfig {
     pub prefix: String,
     /// How long it keeps an entry.
     pub ttl: HumanDuration,
-    /// The longest that a lookup waits for it.
+    /// The most time that a lookup may lose with it; four fifths of it are waited for an answer.
     pub lookup_budget: HumanDuration,
     /// The longest that any other request to it may take.
     pub timeout: HumanDuration,
@@ -87,7 +87,7 @@ pub struct PostgresConfig {
     pub max_connections: usize,
     /// How long it keeps an entry.
     pub ttl: HumanDuration,
-    /// The longest that a lookup waits for it.
+    /// The most time that a lookup may lose with it; four fifths of it are waited for an answer.
     pub lookup_budget: HumanDuration,
     /// The longest that any other request to it may take.
     pub timeout: HumanDuration,

@@ -35,10 +35,18 @@ const OPERATOR_WAIT: Duration = Duration::from_secs(60);
 pub(crate) struct SharedSettings {
     /// How long it keeps an entry.
     pub(crate) ttl: Duration,
-    /// The longest that a lookup waits for it.
+    /// The most time that a lookup may lose with it.
     pub(crate) lookup_budget: Duration,
     /// The longest that any other request may take.
     pub(crate) timeout: Duration,
+}
+
+impl SharedSettings {
+    /// How long a lookup waits for an answer: the way there, timers and waking up take the rest of the
+    /// budget.
+    fn wait(&self) -> Duration {
+        self.lookup_budget * 4 / 5
+    }
 }
 
 /// A shared tier.
@@ -145,7 +153,7 @@ impl Shared {
         let key = *key;
         let tier = Arc::clone(&state.tier);
         let asked = state.detached(async move { tier.get(&key, now).await });
-        let answer = within(state.settings.lookup_budget, asked).await;
+        let answer = within(state.settings.wait(), asked).await;
         let sealed = state.ended(answer)?;
         state.lookups.answered(started.elapsed());
         sealed
@@ -203,7 +211,7 @@ impl Shared {
         let key = *key;
         let tier = Arc::clone(&state.tier);
         let asked = state.detached(async move { tier.lease(&key, token, span).await });
-        state.ended(within(state.settings.lookup_budget, asked).await)
+        state.ended(within(state.settings.wait(), asked).await)
     }
 
     /// Gives a lease back after all that was put before.

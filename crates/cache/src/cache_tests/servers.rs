@@ -117,7 +117,7 @@ async fn a_server_that_never_answers_costs_lookups_their_budget_and_then_nothing
         assert!(started.elapsed() < DEADLINE);
         assert_eq!(cache.lookup(&key(1)).await, None);
     }
-    assert!(started.elapsed() >= Duration::from_millis(80));
+    assert!(started.elapsed() >= Duration::from_millis(60));
     let timeouts = shared(&cache).timeouts;
     for _ in 0..1_000 {
         assert_eq!(cache.lookup(&key(1)).await, None);

@@ -92,10 +92,7 @@ async fn a_tier_that_hangs_costs_its_budget_and_then_nothing() {
     };
     let (is_hit, took) = timed(1).await;
     assert!(is_hit, "the tier below has it");
-    assert!(
-        took >= BUDGET && took < BUDGET + Duration::from_millis(5),
-        "{took:?}"
-    );
+    assert!(took >= BUDGET / 2 && took <= BUDGET, "{took:?}");
     let started = Instant::now();
     let flight = other.begin_flight(&key(1)).await;
     assert!(
