@@ -47,8 +47,8 @@ pub struct Coordinator {
     draining: CancellationToken,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
-    /// Ends when it has given its shards away.
-    leadership: Option<JoinHandle<()>>,
+    /// Cancelled when its shards are with other coordinators, where there are any.
+    given: Option<CancellationToken>,
     cache: Option<Cache>,
 }
 
@@ -104,7 +104,7 @@ impl Coordinator {
             .map_err(StartError::Threads)?;
         let id = Uuid::now_v7();
         let mut cluster = Cluster::alone();
-        let mut leadership = None;
+        let mut given = None;
         if let Some(shards) = &shards {
             let parts = cluster::Parts {
                 shards: shards.clone(),
@@ -114,10 +114,13 @@ impl Coordinator {
                 member: member(id, &config, address.as_ref(), http_address.as_ref())?,
                 config: config.cluster.clone(),
                 leaving: draining.clone(),
+                given: CancellationToken::new(),
+                stopped: stop.clone(),
             };
+            given = Some(parts.given.clone());
             let (lead, map) = Leadership::new(parts);
             cluster = Cluster::of(count, map);
-            leadership = Some(levelflow_runtime::task::spawn("leadership", lead.run()));
+            levelflow_runtime::task::spawn("leadership", lead.run());
         }
         let actor = Actor::new(Parts {
             engine,
@@ -178,7 +181,7 @@ impl Coordinator {
             draining,
             stop: unless_started.disarm(),
             servers,
-            leadership,
+            given,
             cache,
         })
     }
@@ -215,8 +218,10 @@ impl Coordinator {
     /// makes everything durable and closes. Runs that are open go on at the next start.
     pub async fn shutdown(self, grace: Duration) {
         self.announce_stop();
-        if let Some(leadership) = self.leadership
-            && tokio::time::timeout(grace, leadership).await.is_err()
+        if let Some(given) = self.given
+            && tokio::time::timeout(grace, given.cancelled())
+                .await
+                .is_err()
         {
             tracing::warn!("not all shards were given away, and run out");
         }

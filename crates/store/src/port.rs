@@ -58,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     /// that were submitted before it and have not ended stay.
     async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
-    /// Waits for what was appended, and closes.
+    /// Waits for what was appended, gives away what it owns, and closes.
     async fn close(&self) -> Result<(), StoreError>;
 }
 

@@ -29,6 +29,10 @@ pub(crate) struct Parts {
     pub(crate) config: ClusterConfig,
     /// Cancelled when the coordinator is about to stop: it then gives everything away.
     pub(crate) leaving: CancellationToken,
+    /// Cancelled here when nothing is left that another coordinator could have.
+    pub(crate) given: CancellationToken,
+    /// Cancelled when the coordinator has stopped, and its store is closed.
+    pub(crate) stopped: CancellationToken,
 }
 
 /// The leadership of one coordinator.
@@ -76,7 +80,8 @@ impl Leadership {
         (leadership, places)
     }
 
-    /// Leads until it has given everything away, or nobody listens any more.
+    /// Leads until it has given everything away, or the coordinator has stopped: what nobody takes it keeps
+    /// as long as attempts of it may end, and the store gives it up when it is closed.
     pub(crate) async fn run(mut self) {
         let mut next = Instant::now();
         loop {
@@ -84,17 +89,18 @@ impl Leadership {
                 () = sleep_until(next) => {}
                 given = given(&mut self.giving) => self.release(given).await,
                 taken = taken(&mut self.taking) => self.took(taken),
+                () = self.parts.stopped.cancelled() => return,
                 () = self.parts.leaving.cancelled(), if !self.parts.member.is_leaving => {
                     self.parts.member.is_leaving = true;
                 }
             }
-            if self.map.is_closed() {
-                break;
-            }
             next = Instant::now() + self.parts.config.renew_every();
             self.renew().await;
             if self.parts.member.is_leaving && self.has_left() {
-                break;
+                self.parts.given.cancel();
+                if self.here.is_empty() {
+                    break;
+                }
             }
         }
         if let Err(error) = self.parts.shards.leave().await {

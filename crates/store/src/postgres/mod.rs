@@ -24,6 +24,7 @@ use self::writer::{Append, Request, Writer};
 use crate::error::StoreError;
 use crate::group::MAX_WAITING;
 use crate::port::{Batch, KnownKey, Recovery, RunFilter, RunPage, SequencedRecord, Store};
+use crate::shards::Shards;
 
 mod columns;
 mod commit;
@@ -215,6 +216,11 @@ impl Store for Postgres {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
+        if self.membership.id().is_ok()
+            && let Err(error) = self.leave().await
+        {
+            tracing::warn!(error = %error, "shards were not given away, and run out");
+        }
         let task = {
             let mut state = self.state();
             state.writer = None;

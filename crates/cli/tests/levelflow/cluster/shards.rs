@@ -149,6 +149,50 @@ async fn shards_go_to_others_when_their_coordinator_leaves() {
 }
 
 #[tokio::test]
+async fn the_last_coordinator_lets_what_runs_end() {
+    let cluster = Cluster::new();
+    let first = cluster.coordinator().await;
+    cluster.is_even(&first, 1).await;
+    let worker = cluster.worker(&first, 2).await;
+    let client = Client::connect(&first.address).await;
+    let trace = cluster.home.file("trace", "");
+    let script = "echo started >> \"$0\"; sleep 4";
+    let flow = json!({
+        "name": "ends",
+        "tasks": [
+            {
+                "id": "long", "type": "process",
+                "with": { "command": ["sh", "-c", script, trace.to_str().unwrap()] },
+            },
+            { "id": "after", "type": "transform", "needs": ["long"], "with": { "value": 1 } },
+        ],
+    });
+    let run = client.start(&flow).await;
+    let started = async || std::fs::read_to_string(&trace).unwrap() == "started\n";
+    eventually("the program has started", started).await;
+    // It takes longer than the lease of the shards, and nobody else is there to take them.
+    first.process.signal(Signal::SIGTERM);
+    assert_eq!(first.process.ended().await.code(), Some(0));
+    drop(worker);
+
+    let second = cluster.coordinator().await;
+    let began = std::time::Instant::now();
+    cluster.is_even(&second, 1).await;
+    assert!(
+        began.elapsed().as_secs() < 2,
+        "nobody had to wait for the lease"
+    );
+    let _worker = cluster.worker(&second, 2).await;
+    let ended = Client::connect(&second.address).await.ended(&run).await;
+    assert_eq!(ended.summary.status, RunStatus::Succeeded);
+    assert_eq!(
+        std::fs::read_to_string(&trace).unwrap(),
+        "started\n",
+        "it ran once"
+    );
+}
+
+#[tokio::test]
 async fn a_busy_coordinator_gets_the_slots_that_an_idle_one_has_not() {
     let cluster = Cluster::new();
     let (busy, idle) = (cluster.coordinator().await, cluster.coordinator().await);

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::conformance::{conformance, sample};
-use crate::shards::{Member, MemberId, Shards as _};
+use crate::shards::{Member, MemberId};
 
 /// Long enough for a busy machine.
 const LONG: Duration = Duration::from_secs(300);
