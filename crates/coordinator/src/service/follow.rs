@@ -161,13 +161,15 @@ impl Follower {
         peer: Peer,
         patience: &mut Patience,
     ) -> Result<Option<Over>, ApiError> {
+        if let Some(state) = self.state.take() {
+            // That much was told here. Should the run come back, its state is folded anew.
+            self.after = self.after.max(state.sequence);
+        }
         let chunks = self.chunks.as_ref().map(RunChunks::known);
         let mut updates = match peer.watch(self.run_id, self.after, chunks).await {
             Ok(updates) => updates,
             Err(error) => return patience.wait(error).await.map(|()| None),
         };
-        // Should the run come here, its state is folded anew.
-        self.state = None;
         loop {
             let update = tokio::select! {
                 update = updates.next() => update,

@@ -144,8 +144,19 @@ async fn shards_go_to_others_when_their_coordinator_leaves() {
         "the watcher missed nothing"
     );
 
+    // Who watches at the coordinator from which half of the runs go on to a new one misses and repeats nothing.
+    let mut watching = Vec::new();
+    for _ in 0..16 {
+        let (other, run) = (other.clone(), other.start(&waits).await);
+        let watch = async move { (other.history(&run).await, run) };
+        watching.push(levelflow_runtime::task::spawn("watching", watch));
+    }
     let third = cluster.coordinator().await;
     cluster.is_even(&third, 2).await;
+    for watched in watching {
+        let (history, run) = watched.await.unwrap();
+        assert_eq!(history, other.history(&run).await);
+    }
 }
 
 #[tokio::test]

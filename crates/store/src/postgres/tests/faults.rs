@@ -211,8 +211,10 @@ async fn what_cannot_be_settled_in_time_fails_and_is_known_after_a_recovery() {
         assert!(matches!(later, Err(StoreError::Suspended { .. })));
     }
     let recovery = store.recover().await.unwrap();
-    assert_eq!(recovery.open[0].1.len(), 2);
-    append(&store, vec![sample::succeed(1, 3, 1)])
+    // The lock may have come before the commit.
+    let known = recovery.open[0].1.len() as u64;
+    assert!(known == 2 || known == 1 && answered.is_err(), "{known}");
+    append(&store, vec![sample::succeed(1, known + 1, 1)])
         .await
         .unwrap();
 }
