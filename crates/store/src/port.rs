@@ -54,8 +54,9 @@ pub trait Store: Send + Sync + 'static {
     /// The canonical form of a workflow.
     async fn definition(&self, digest: WorkflowDigest) -> Result<Option<Bytes>, StoreError>;
 
-    /// Deletes runs that ended before a time, the oldest first, at most `limit`, and says how many. Runs
-    /// that were submitted before it and have not ended stay.
+    /// Deletes runs that ended before a time, the oldest first, and says how many: at most `limit`, except
+    /// that a store which keeps them in partitions deletes the last of those whole. Runs that were
+    /// submitted before it and have not ended stay.
     async fn prune(&self, ended_before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Waits for what was appended, gives away what it owns, and closes.

@@ -83,7 +83,7 @@ impl Link {
                             tracing::warn!(coordinator, reason, "session lost");
                         }
                     }
-                    self.held.slots.end_session();
+                    self.held.slots.void_credits();
                     self.reporter.tell(News::Lost);
                     next_waits = waits();
                     next_waits.next()

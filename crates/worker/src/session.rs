@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
         }
         self.held.spool.rewind();
         self.held.chunks.rewind();
-        self.held.slots.begin_session();
+        self.held.slots.void_credits();
         let breakers = &self.held.slots.open_breakers;
         breakers.begin_session(&welcome.open_breakers);
         self.see_memory();

@@ -63,15 +63,10 @@ impl Slots {
         }
     }
 
-    /// A new session begins; what was granted in the last one is void.
-    pub(crate) fn begin_session(&mut self) {
+    /// A session begins or is lost: what was granted before is void, and for others.
+    pub(crate) fn void_credits(&mut self) {
         self.granted = 0;
         self.share.reset(self.in_use());
-    }
-
-    /// The session is lost: what was granted in it is for others.
-    pub(crate) fn end_session(&mut self) {
-        self.begin_session();
     }
 
     /// Attempts that could be asked for now.

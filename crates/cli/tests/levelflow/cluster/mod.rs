@@ -16,6 +16,8 @@ use crate::harness::{Home, Running};
 struct Cluster {
     home: Home,
     schema: String,
+    /// How long a coordinator owns its shards without a word.
+    lease: &'static str,
 }
 
 /// A coordinator that runs.
@@ -26,11 +28,16 @@ struct Coordinator {
 
 impl Cluster {
     fn new() -> Self {
+        Self::with_lease("2s")
+    }
+
+    fn with_lease(lease: &'static str) -> Self {
         static TESTS: AtomicU32 = AtomicU32::new(0);
         let (pid, test) = (std::process::id(), TESTS.fetch_add(1, Ordering::Relaxed));
         Self {
             home: Home::new(),
             schema: format!("cluster_{pid}_{test}"),
+            lease,
         }
     }
 
@@ -42,7 +49,7 @@ impl Cluster {
             .env("LEVELFLOW_COORDINATOR__POSTGRES__URL", url)
             .env("LEVELFLOW_COORDINATOR__POSTGRES__SCHEMA", &self.schema)
             .env("LEVELFLOW_COORDINATOR__POSTGRES__SHARDS", "16")
-            .env("LEVELFLOW_COORDINATOR__CLUSTER__LEASE", "2s");
+            .env("LEVELFLOW_COORDINATOR__CLUSTER__LEASE", self.lease);
         command
     }
 
