@@ -139,6 +139,7 @@ impl From<WorkerSelector> for v1::WorkerSelector {
         Self {
             queue: selector.queue.unwrap_or_default(),
             labels: selector.labels,
+            sticky: selector.sticky,
         }
     }
 }
@@ -332,6 +333,7 @@ impl Reader {
             worker: message.worker.map(|selector| WorkerSelector {
                 queue: text(selector.queue),
                 labels: selector.labels,
+                sticky: selector.sticky,
             }),
             concurrency: message.concurrency.map(|concurrency| Concurrency {
                 key: concurrency.key,

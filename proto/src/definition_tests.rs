@@ -92,8 +92,13 @@ fn for_each() -> impl Strategy<Value = ForEach> {
 }
 
 fn selector() -> impl Strategy<Value = WorkerSelector> {
-    (prop::option::of(word()), labels())
-        .prop_map(|(queue, labels)| WorkerSelector { queue, labels })
+    (prop::option::of(word()), labels(), any::<bool>()).prop_map(|(queue, labels, sticky)| {
+        WorkerSelector {
+            queue,
+            labels,
+            sticky,
+        }
+    })
 }
 
 fn concurrency() -> impl Strategy<Value = Concurrency> {

@@ -100,6 +100,7 @@ enumeration!(MemoryAlertCause {
 enumeration!(WorkerStatus {
     Active,
     Draining,
+    Silent,
     Lost
 });
 enumeration!(MemoryLevel {

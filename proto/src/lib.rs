@@ -14,6 +14,7 @@ mod failure;
 pub mod invalid;
 pub mod json;
 mod overview;
+pub mod protocol;
 mod run;
 mod secret;
 pub mod status;
@@ -37,6 +38,3 @@ pub mod v1 {
     /// The descriptors of the schemas, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/levelflow.v1.bin"));
 }
-
-/// The version of the session protocol between coordinator and worker.
-pub const PROTOCOL_VERSION: u32 = 1;

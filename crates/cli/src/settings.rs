@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
-use levelflow_common::HumanDuration;
+use levelflow_common::{HumanDuration, Placement};
 use levelflow_coordinator::{
     AlertsConfig, ClusterConfig, CoordinatorConfig, HttpConfig, Listen, Storage,
 };
@@ -71,6 +71,8 @@ pub(crate) struct CoordinatorSettings {
     /// Attempts at a task that may be lost with the process that ran them before it fails for good; 0 for
     /// any number.
     pub(crate) quarantine_after: u32,
+    /// How the worker of a task is chosen: `least-busy`, `round-robin`, `weighted` or `random`.
+    pub(crate) placement: Placement,
     /// The breakers of upstreams.
     pub(crate) breaker: BreakerSettings,
     /// Where alerts are sent to.
@@ -304,6 +306,7 @@ impl CoordinatorSettings {
             retention: (!self.retention.0.is_zero()).then_some(self.retention.0),
             prepare_threads: self.prepare_threads,
             quarantine_after: self.quarantine_after,
+            placement: self.placement,
             breaker: self.breaker.policy(),
             alerts: self.alerts.config(),
             cluster: self.cluster.config(),
@@ -326,6 +329,7 @@ impl Default for CoordinatorSettings {
             retention: HumanDuration(config.retention.unwrap_or_default()),
             prepare_threads: config.prepare_threads,
             quarantine_after: config.quarantine_after,
+            placement: config.placement,
             breaker: BreakerSettings::default(),
             alerts: AlertSettings::default(),
             cache: config.cache.is_some(),

@@ -212,10 +212,17 @@ pub fn definition_digest(
         TaskKind::Handler => &with["name"],
         _ => &Value::Null,
     };
+    // Where else the run is does not change what a task gives.
+    let worker = worker.map(|selector| WorkerSelector {
+        sticky: false,
+        ..selector.clone()
+    });
     let depends = Depends {
         kind,
         with,
-        worker,
+        worker: worker
+            .as_ref()
+            .filter(|it| **it != WorkerSelector::default()),
         version: policy.version.as_deref(),
     };
     let json = serde_json::to_vec(&depends)

@@ -97,19 +97,22 @@ pub enum WorkerStatus {
     Active,
     /// It finishes what it holds and takes no more.
     Draining,
+    /// It has a stream and missed a heartbeat: it gets nothing until it is heard again.
+    Silent,
     /// Its stream is gone; what it holds is kept for it until the leases end.
     Lost,
 }
 
 impl WorkerStatus {
     /// Every status.
-    pub const ALL: [Self; 3] = [Self::Active, Self::Draining, Self::Lost];
+    pub const ALL: [Self; 4] = [Self::Active, Self::Draining, Self::Silent, Self::Lost];
 
     /// The word in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Draining => "draining",
+            Self::Silent => "silent",
             Self::Lost => "lost",
         }
     }

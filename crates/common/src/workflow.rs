@@ -380,6 +380,10 @@ pub struct WorkerSelector {
     /// Labels that the worker must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether it goes, if it can, to the worker that got the last such task of the same run: for what workers
+    /// keep, such as files or models in memory. Where that worker has no free slot, it goes to another.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sticky: bool,
 }
 
 /// An edge of the DAG.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use levelflow_cache::CacheConfig;
-use levelflow_common::limits;
+use levelflow_common::{Placement, limits};
 use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
 use levelflow_transport::nats::NatsConfig;
@@ -47,6 +47,8 @@ pub struct CoordinatorConfig {
     /// A task fails for good when so many of its attempts were lost with the process that ran them; 0
     /// for no such limit.
     pub quarantine_after: u32,
+    /// How the worker of a task is chosen.
+    pub placement: Placement,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
     /// Where alerts are sent to.
@@ -109,6 +111,7 @@ impl Default for CoordinatorConfig {
             retention: Some(Duration::from_secs(30 * 24 * 3600)),
             prepare_threads: 0,
             quarantine_after: 2,
+            placement: Placement::default(),
             breaker: BreakerPolicy::default(),
             alerts: AlertsConfig::default(),
             cache: Some(CacheConfig::default()),

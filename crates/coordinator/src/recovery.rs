@@ -61,6 +61,7 @@ impl Recover {
             max_rate_keys: self.config.max_rate_keys,
             dedup_window: self.config.dedup_window,
             quarantine_after: self.config.quarantine_after,
+            placement: self.config.placement,
             breaker: self.config.breaker.clone(),
             ..Config::default()
         };

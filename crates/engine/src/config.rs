@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use levelflow_common::{ShardCount, limits};
+use levelflow_common::{Placement, ShardCount, limits};
 
 use crate::breaker::BreakerPolicy;
 
@@ -13,7 +13,7 @@ pub struct Config {
     pub epoch: u64,
     /// How many shards the store has. An engine has all of one shard, and of more those that it takes up.
     pub shards: ShardCount,
-    /// Where the jitter of retries starts.
+    /// Where the jitter of retries and random placement start.
     pub seed: u64,
     /// How often workers send heartbeats.
     pub heartbeat_interval: Duration,
@@ -36,6 +36,8 @@ pub struct Config {
     /// A task fails for good when so many of its attempts were lost with the process that ran them; 0
     /// for no such limit.
     pub quarantine_after: u32,
+    /// How the worker of a task is chosen.
+    pub placement: Placement,
     /// When breakers of upstreams open and close.
     pub breaker: BreakerPolicy,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             dedup_window: limits::DEDUP_WINDOW,
             ageing: Duration::from_secs(30),
             quarantine_after: 2,
+            placement: Placement::default(),
             breaker: BreakerPolicy::default(),
         }
     }

@@ -67,6 +67,8 @@ pub struct TaskSpec {
     pub for_each: Option<ListSpec>,
     /// What a worker must offer.
     pub requirement: Requirement,
+    /// Whether it wants the worker that had the last such task of its run.
+    pub sticky: bool,
     /// When a failed attempt is tried again.
     pub retry: RetryPolicy,
     /// The limit of one attempt.
@@ -286,6 +288,7 @@ impl TaskSpec {
                 connection: connection.into(),
                 labels: selector.labels,
             },
+            sticky: selector.sticky,
             retry: task.retry.clone().unwrap_or_default(),
             run_timeout: timeout.run.map_or(DEFAULT_RUN_TIMEOUT, |limit| limit.0),
             queue_timeout: timeout.queue.map(|limit| limit.0),

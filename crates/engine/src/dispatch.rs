@@ -1,22 +1,21 @@
 //! Giving ready tasks to workers.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::workflow::Durability;
-use levelflow_common::{FencingToken, Priority, TaskKind, Timestamp};
+use levelflow_common::{FencingToken, TaskKind, Timestamp};
 
 use crate::command::{Attempt, Command};
 use crate::engine::Engine;
-use crate::event::{Intake, RunKey, SessionId, Ticket};
+use crate::event::{RunKey, SessionId, Ticket};
 use crate::lane::LaneId;
 use crate::lease::Lease;
 use crate::live::{LiveRun, LiveTask};
 use crate::ready::Head;
 use crate::record::TaskIndex;
 use crate::timer::Timer;
-use crate::worker::{Worker, WorkerKey};
+use crate::worker::WorkerKey;
 
 impl Engine {
     /// Gives waiting tasks to workers that take them, the most urgent first.
@@ -30,6 +29,8 @@ impl Engine {
                 continue;
             }
             self.lanes.count(lane, false);
+            let stuck_to = self.stuck_to(now, self.lanes.get(lane), run, task);
+            let worker = stuck_to.unwrap_or(worker);
             self.grant(now, run, task, lane, worker);
         }
     }
@@ -39,7 +40,7 @@ impl Engine {
         let mut best: Option<(LaneId, Head, WorkerKey)> = None;
         for place in 0..self.lanes.ready().len() {
             let lane = self.lanes.ready()[place];
-            let Some((worker, least)) = self.least_busy(lane) else {
+            let Some((worker, least)) = self.place(now, self.lanes.get(lane)) else {
                 continue;
             };
             let ageing = self.config.ageing;
@@ -60,23 +61,6 @@ impl Engine {
             }
         }
         best
-    }
-
-    /// The worker for the next task of a lane, and the least priority that it takes. One that is short of
-    /// memory comes after all others.
-    fn least_busy(&self, lane: LaneId) -> Option<(WorkerKey, Priority)> {
-        let lane = self.lanes.get(lane);
-        let least = |worker: &Worker| match worker.intake {
-            Intake::All => Priority::Low,
-            Intake::NoLow | Intake::Nothing => Priority::Normal,
-        };
-        lane.workers
-            .iter()
-            .map(|&key| (key, self.workers.get(key)))
-            .filter(|(_, it)| it.takes_work() && !(lane.is_for_suspects && it.suspects > 0))
-            .map(|(key, worker)| (key, least(worker), worker.load()))
-            .min_by_key(|&(_, least, load)| (Reverse(least), load))
-            .map(|(key, least, _)| (key, least))
     }
 
     fn grant(
@@ -119,11 +103,17 @@ impl Engine {
         let token = self.leases.grant(lease);
         *self.live_task(key, task) = LiveTask::Leased(token);
         let holder = self.workers.get_mut(worker);
+        self.placing.given(holder);
+        let instance = holder.hello.instance;
         holder.credits -= 1;
         holder.leases += 1;
         holder.suspects += u32::from(is_suspect);
         if let Some(session) = holder.session {
             self.command(after, Command::Dispatch { session, token });
+        }
+        let run = self.run_mut(key);
+        if run.state.is_sticky(task) {
+            run.sticks_to = Some((worker, instance));
         }
         if self.sweep_at.is_none() {
             self.arm_sweep(now);

@@ -18,6 +18,7 @@ use crate::limit::Limits;
 use crate::live::{LiveRun, LiveTask};
 use crate::measured::Measured;
 use crate::outcome::AttemptEnd;
+use crate::placement::Placing;
 use crate::record::{Entry, Fact, Record, RunNumber, TaskIndex};
 use crate::rejection::Rejection;
 use crate::run::Change;
@@ -40,6 +41,7 @@ pub struct Engine {
     /// Keys of evicted runs, by the time when they are forgotten.
     pub(crate) fading_keys: VecDeque<(Timestamp, RunId, KeyName)>,
     pub(crate) workers: Workers,
+    pub(crate) placing: Placing,
     pub(crate) lanes: Lanes,
     pub(crate) leases: Leases,
     pub(crate) limits: Limits,
@@ -104,6 +106,7 @@ impl Engine {
         Self {
             leases: Leases::new(config.epoch),
             upstreams: Upstreams::new(config.breaker.clone()),
+            placing: Placing::new(config.placement, config.seed),
             config,
             runs: Slab::new(),
             by_id: BTreeMap::new(),
@@ -159,7 +162,7 @@ impl Engine {
             } => self.outputs_rendered(now, run, ticket, result),
             Event::Joined { session, hello } => self.joined(now, session, *hello)?,
             Event::Left { session } => self.left(now, session),
-            Event::Granted { session, credits } => self.granted(session, credits),
+            Event::Granted { session, credits } => self.granted(now, session, credits),
             Event::Draining { session } => self.draining(session),
             Event::Outcome {
                 session,

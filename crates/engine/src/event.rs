@@ -185,6 +185,8 @@ pub struct Hello {
     pub instance: u64,
     /// Attempts that it runs at once.
     pub slots: u32,
+    /// How often it is given a task, compared with others, where that is by weight.
+    pub weight: u32,
     /// The queues that it subscribes to.
     pub queues: BTreeSet<String>,
     /// Its labels.

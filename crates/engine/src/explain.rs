@@ -204,6 +204,8 @@ impl Engine {
             self.why_held(now, upstream)
         } else if live.is_empty() {
             reason("no_worker", format!("no connected worker serves {wanted}"))
+        } else if let Some(reason) = self.why_silent(now, &live, &wanted) {
+            reason
         } else if live.iter().all(|worker| worker.draining) {
             reason(
                 "draining",
@@ -236,6 +238,25 @@ impl Engine {
             ),
         );
         vec![first, place]
+    }
+}
+
+impl Engine {
+    /// Why no worker takes a task, if that is because none of them says anything.
+    fn why_silent(&self, now: Timestamp, live: &[&Worker], wanted: &str) -> Option<Reason> {
+        let silence = self.silence();
+        let last = live.iter().map(|worker| worker.heard_at).max()?;
+        let is_silent = live.iter().all(|worker| worker.is_silent(now, silence));
+        is_silent.then(|| {
+            reason(
+                "silent",
+                format!(
+                    "all {} workers for {wanted} are connected and silent, the last for {:.1?}: they get nothing until one is heard again",
+                    live.len(),
+                    now.since(last)
+                ),
+            )
+        })
     }
 }
 

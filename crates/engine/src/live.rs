@@ -15,6 +15,7 @@ use crate::record::TaskIndex;
 use crate::run::RunState;
 use crate::task::Place;
 use crate::timer::Timer;
+use crate::worker::WorkerKey;
 
 /// A run in memory.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct LiveRun {
     pub(crate) rendering: Option<Ticket>,
     /// Whether nothing more of it starts here, because its shard is about to be given away.
     pub(crate) is_leaving: bool,
+    /// The worker that had its last task with `sticky`, and the instance of it.
+    pub(crate) sticks_to: Option<(WorkerKey, u64)>,
     /// Timers to disarm when the run is evicted; may name some that have gone off.
     pub(crate) timers: Vec<(Timestamp, Timer)>,
 }

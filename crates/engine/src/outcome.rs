@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::event::{RunKey, SessionId};
 use crate::lease::Lease;
 use crate::live::LiveTask;
+use crate::mix::mix;
 use crate::record::{Fact, RecordedStream};
 use crate::timer::Timer;
 
@@ -142,18 +143,11 @@ impl Engine {
         self.admit_gated_if_running(now, key);
     }
 
-    /// A number that is the same whenever this attempt fails on this engine, and evenly spread over
-    /// attempts: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
-    /// OOPSLA 2014).
+    /// A number that is the same whenever this attempt fails on this engine, and evenly spread over attempts.
     fn jitter(&self, lease: &Lease) -> u64 {
         let run = self.run(lease.run).state.number.0;
         let parts = [run, lease.task.0.into(), lease.attempt.into()];
-        parts.iter().fold(self.config.seed, |mixed, part| {
-            let mut mixed = (mixed ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ (mixed >> 31)
-        })
+        mix(self.config.seed, parts)
     }
 
     pub(crate) fn admit_gated_if_running(&mut self, now: Timestamp, key: RunKey) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use levelflow_common::overview::{EndedTasks, QueueView, WorkerStatus, WorkerView};
-use levelflow_common::{TaskKind, TaskStatus};
+use levelflow_common::{TaskKind, TaskStatus, Timestamp};
 
 use crate::engine::Engine;
 use crate::event::SessionId;
@@ -12,11 +12,12 @@ use crate::worker::Worker;
 
 impl Engine {
     /// The workers by their names, each with its live session. What only the session knows is left out.
-    pub fn workers(&self) -> Vec<(Option<SessionId>, WorkerView)> {
+    pub fn workers(&self, now: Timestamp) -> Vec<(Option<SessionId>, WorkerView)> {
+        let silence = self.silence();
         let mut workers: Vec<_> = self
             .workers
             .iter()
-            .map(|(_, worker)| (worker.session, worker.view()))
+            .map(|(_, worker)| (worker.session, worker.view(worker.is_silent(now, silence))))
             .collect();
         workers.sort_unstable_by(|(_, one), (_, other)| one.worker.cmp(&other.worker));
         workers
@@ -64,12 +65,13 @@ impl Engine {
 }
 
 impl Worker {
-    fn view(&self) -> WorkerView {
+    fn view(&self, is_silent: bool) -> WorkerView {
         let hello = &self.hello;
         WorkerView {
             worker: hello.worker.clone(),
             status: match self.session {
                 None => WorkerStatus::Lost,
+                Some(_) if is_silent => WorkerStatus::Silent,
                 Some(_) if self.draining => WorkerStatus::Draining,
                 Some(_) => WorkerStatus::Active,
             },

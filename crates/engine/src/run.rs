@@ -324,6 +324,11 @@ impl RunState {
         spec.priority.unwrap_or(self.submitted.priority)
     }
 
+    /// Whether a task wants the worker of those like it in the run.
+    pub(crate) fn is_sticky(&self, task: TaskIndex) -> bool {
+        self.definition.tasks[self.defined(task).0 as usize].sticky
+    }
+
     /// How the run stands, for its row in the list of runs.
     pub fn progress(&self) -> Progress {
         Progress {

@@ -36,7 +36,7 @@ impl Engine {
                     self.tell_lost(key, why.to_owned());
                     self.remove_worker(key);
                 }
-                let key = self.workers.insert(Worker::new(hello, session));
+                let key = self.workers.insert(Worker::new(now, hello, session));
                 self.lanes.worker_joined(key, self.workers.get(key));
                 key
             }
@@ -63,6 +63,7 @@ impl Engine {
         worker.credits = 0;
         worker.draining = false;
         worker.intake = Intake::All;
+        worker.heard_at = now;
         worker.lost_is_told = false;
         if let Some(session) = replaced {
             let code = Code::WorkerIdTaken;
@@ -126,10 +127,11 @@ impl Engine {
         self.workers.remove(key);
     }
 
-    pub(crate) fn granted(&mut self, session: SessionId, credits: u32) {
+    pub(crate) fn granted(&mut self, now: Timestamp, session: SessionId, credits: u32) {
         if let Some(key) = self.workers.of_session(session) {
             let worker = self.workers.get_mut(key);
             worker.credits = worker.credits.saturating_add(credits);
+            worker.heard_at = now;
         }
     }
 
@@ -199,7 +201,9 @@ impl Engine {
         let Some(worker) = self.workers.of_session(session) else {
             return;
         };
-        self.workers.get_mut(worker).intake = intake;
+        let known = self.workers.get_mut(worker);
+        known.intake = intake;
+        known.heard_at = now;
         for &token in running {
             if let Some(lease) = self.leases.get_mut(token)
                 && lease.worker == worker

@@ -102,6 +102,7 @@ impl Engine {
             leases: 0,
             rendering: None,
             is_leaving: false,
+            sticks_to: None,
             timers: Vec::new(),
             state,
         };

@@ -23,6 +23,10 @@ pub(crate) struct Worker {
     /// Those of them whose task was lost with its worker before.
     pub(crate) suspects: u32,
     pub(crate) intake: Intake,
+    /// When it last said anything.
+    pub(crate) heard_at: Timestamp,
+    /// How far it has come in stride scheduling.
+    pub(crate) distance: u64,
     /// When its last session ended, while it has none.
     pub(crate) left_at: Timestamp,
     /// Attempts that were lost with it, and of which nobody was told yet.
@@ -32,7 +36,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(hello: Hello, session: SessionId) -> Self {
+    pub(crate) fn new(now: Timestamp, hello: Hello, session: SessionId) -> Self {
         Self {
             hello,
             session: Some(session),
@@ -41,6 +45,8 @@ impl Worker {
             leases: 0,
             suspects: 0,
             intake: Intake::All,
+            heard_at: now,
+            distance: 0,
             left_at: Timestamp::default(),
             lost: 0,
             lost_is_told: false,

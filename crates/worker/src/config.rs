@@ -18,6 +18,9 @@ use crate::secrets::SecretsConfig;
 /// The most attempts that one worker runs at once.
 pub const MAX_SLOTS: usize = 65_536;
 
+/// The most that one worker weighs.
+pub const MAX_WEIGHT: usize = 1000;
+
 /// The settings of a worker, as a configuration file has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,6 +37,8 @@ pub struct WorkerConfig {
     pub labels: BTreeMap<String, String>,
     /// Attempts that it runs at once.
     pub slots: usize,
+    /// How often it is given an attempt, compared with other workers, where coordinators place by weight.
+    pub weight: u32,
     /// Attempts that it takes beyond its slots, so that the next is at hand when one ends. They wait
     /// here although another worker may be free: worth it for short tasks only.
     pub prefetch: usize,
@@ -74,6 +79,7 @@ impl Default for WorkerConfig {
             queues: Vec::new(),
             labels: BTreeMap::new(),
             slots: 16,
+            weight: 1,
             prefetch: 0,
             allow_process: false,
             http: HttpConfig::default(),
@@ -99,6 +105,7 @@ impl WorkerConfig {
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), WorkerError> {
         in_range("slots", self.slots, 1, MAX_SLOTS)?;
+        in_range("weight", self.weight as usize, 1, MAX_WEIGHT)?;
         in_range("prefetch", self.prefetch, 0, MAX_SLOTS)?;
         in_range("cpu_threads", self.cpu_threads, 0, 1024)?;
         in_range("blocking_threads", self.blocking_threads, 1, 4096)?;

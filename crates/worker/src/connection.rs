@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use levelflow_proto::{PROTOCOL_VERSION, v1};
+use levelflow_proto::protocol::{NoCommonVersion, agree};
+use levelflow_proto::v1;
 use levelflow_transport::{Session, SessionError, grpc};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
@@ -110,12 +111,8 @@ impl Target {
         let streams = timeout(WELCOME_WITHIN, opening)
             .await
             .unwrap_or_else(late)?;
-        if streams.welcome.protocol != PROTOCOL_VERSION {
-            return Err(OpenError::Final(WorkerError::Protocol {
-                ours: PROTOCOL_VERSION,
-                theirs: streams.welcome.protocol,
-            }));
-        }
+        // Software that does not choose a version says its own.
+        agree(0, streams.welcome.protocol)?;
         Ok(streams)
     }
 }
@@ -135,6 +132,12 @@ impl From<Status> for OpenError {
             true => Self::Final(WorkerError::Refused(status)),
             false => Self::Passing(status),
         }
+    }
+}
+
+impl From<NoCommonVersion> for OpenError {
+    fn from(error: NoCommonVersion) -> Self {
+        Self::Final(error.into())
     }
 }
 

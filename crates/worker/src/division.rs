@@ -37,6 +37,8 @@ struct Party {
     in_use: Use,
     /// Tasks of it wait for this worker.
     wants: bool,
+    /// It gives credits back when it is asked for them, and says whether it wants more.
+    gives_back: bool,
     /// Credits that it is to be asked for.
     to_ask: usize,
     /// Credits that it was asked for and that it has not given back yet.
@@ -134,7 +136,7 @@ impl State {
         };
         let short: usize = self.parties.values().map(short).sum();
         let mut missing = short.saturating_sub(self.free() + coming);
-        for party in self.parties.values_mut() {
+        for party in self.parties.values_mut().filter(|it| it.gives_back) {
             let surplus = match party.wants {
                 true => party.in_use.total().saturating_sub(fair),
                 false => party.in_use.total(),
@@ -227,6 +229,14 @@ impl Share {
         self.note(in_use);
     }
 
+    /// Whether the coordinator of the session that begins gives credits back.
+    pub(crate) fn gives_back(&self, gives_back: bool) {
+        let mut state = self.division.state();
+        if let Some(party) = state.parties.get_mut(&self.id) {
+            party.gives_back = gives_back;
+        }
+    }
+
     /// The coordinator has tasks that wait for this worker, or has none any more.
     pub(crate) fn wants(&self, wants: bool) {
         let mut state = self.division.state();
@@ -302,6 +312,24 @@ mod tests {
         }
     }
 
+    fn share(division: &Arc<Division>) -> Share {
+        let share = division.share();
+        share.gives_back(true);
+        share
+    }
+
+    #[test]
+    fn who_cannot_give_back_is_not_asked() {
+        let division = Division::new(4, 0);
+        let (older, busy) = (division.share(), share(&division));
+        older.note(using(2, 0));
+        busy.note(using(0, 2));
+        busy.wants(true);
+        assert!(!older.is_to_ask());
+        older.note(using(0, 1));
+        assert_eq!(busy.room(), 1);
+    }
+
     #[test]
     fn one_coordinator_has_all_of_it() {
         let division = Division::new(4, 2);
@@ -317,7 +345,7 @@ mod tests {
     #[test]
     fn what_an_idle_one_does_not_use_goes_to_a_busy_one() {
         let division = Division::new(4, 0);
-        let (idle, busy) = (division.share(), division.share());
+        let (idle, busy) = (share(&division), share(&division));
         assert_eq!((idle.room(), busy.room()), (2, 2));
         idle.note(using(2, 0));
         busy.note(using(0, 2));
@@ -344,7 +372,7 @@ mod tests {
     #[test]
     fn what_a_lost_one_had_is_free_again() {
         let division = Division::new(2, 0);
-        let (lost, other) = (division.share(), division.share());
+        let (lost, other) = (share(&division), share(&division));
         lost.note(using(2, 0));
         assert_eq!(other.room(), 0);
         drop(lost);
@@ -377,7 +405,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..200),
         ) {
             let division = Division::new(size, 0);
-            let shares: Vec<_> = (0..3).map(|_| division.share()).collect();
+            let shares: Vec<_> = (0..3).map(|_| share(&division)).collect();
             let mut uses = [Use::default(); 3];
             let mut asked = [0_usize; 3];
             let grant = |uses: &mut [Use; 3], who: usize| {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use levelflow_common::Code;
 use levelflow_common::limits::MAX_CACHE_TAG_BYTES;
+use levelflow_proto::protocol::NoCommonVersion;
 use levelflow_proto::status::from_status;
 use levelflow_transport::nats::NatsError;
 
@@ -49,13 +50,8 @@ pub enum WorkerError {
     #[error("the coordinator refused the worker: {}", .0.message())]
     Refused(#[source] Box<tonic::Status>),
     /// The coordinator speaks another version of the protocol.
-    #[error("the coordinator speaks version {theirs} of the protocol, this worker {ours}")]
-    Protocol {
-        /// The version of this worker.
-        ours: u32,
-        /// The version of the coordinator.
-        theirs: u32,
-    },
+    #[error("the coordinator does not speak with this worker: {0}")]
+    Protocol(#[from] NoCommonVersion),
     /// The worker had to end before the coordinator had confirmed all outcomes. The tasks run again.
     #[error("{0} outcomes were not acknowledged before the worker had to end")]
     Unacknowledged(usize),
@@ -73,7 +69,7 @@ impl WorkerError {
             Self::CpuThreads(_) | Self::Child(_) => Code::Internal,
             Self::Nats(error) => error.code(),
             Self::Refused(status) => from_status(status).code(),
-            Self::Protocol { .. } => Code::ProtocolUnsupported,
+            Self::Protocol(_) => Code::ProtocolUnsupported,
             Self::Unacknowledged(_) => Code::ServerUnreachable,
         }
     }

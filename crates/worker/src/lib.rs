@@ -64,7 +64,7 @@ use levelflow_runtime::secret;
 
 pub use builder::WorkerBuilder;
 pub use cache::HandlerCache;
-pub use config::{MAX_SLOTS, WorkerConfig};
+pub use config::{MAX_SLOTS, MAX_WEIGHT, WorkerConfig};
 pub use context::Context;
 pub use end::WorkerEnd;
 pub use error::WorkerError;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use levelflow_proto::protocol::Feature;
 use levelflow_proto::v1;
 use levelflow_transport::{Inbound, SessionError};
 use tokio::sync::mpsc;
@@ -206,6 +207,9 @@ impl<'a> Session<'a> {
         }
         self.held.spool.rewind();
         self.held.chunks.rewind();
+        let features = Feature::common(&welcome.features);
+        let gives_back = features.contains(&Feature::SharedSlots);
+        self.held.slots.share().gives_back(gives_back);
         self.held.slots.void_credits();
         let breakers = &self.held.slots.open_breakers;
         breakers.begin_session(&welcome.open_breakers);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use levelflow_proto::{PROTOCOL_VERSION, v1};
+use levelflow_proto::protocol::{Feature, OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION};
+use levelflow_proto::v1;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -143,7 +144,10 @@ fn hello(
         worker_id: config.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: PROTOCOL_VERSION,
+        oldest_protocol: OLDEST_PROTOCOL_VERSION,
+        features: Feature::names(),
         slots: u32::try_from(config.slots).unwrap_or(u32::MAX),
+        weight: config.weight,
         queues: config.queues.clone(),
         labels: config.labels.clone(),
         kinds: executors.kinds().iter().map(ToString::to_string).collect(),

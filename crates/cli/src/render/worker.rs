@@ -50,7 +50,7 @@ pub(crate) fn table(workers: &[WorkerView], now: Timestamp, styling: Styling) ->
 fn of_status(status: WorkerStatus) -> Style {
     match status {
         WorkerStatus::Active => AnsiColor::Green.on_default(),
-        WorkerStatus::Draining => AnsiColor::Yellow.on_default(),
+        WorkerStatus::Draining | WorkerStatus::Silent => AnsiColor::Yellow.on_default(),
         WorkerStatus::Lost => AnsiColor::Red.on_default().bold(),
     }
 }

@@ -34,5 +34,6 @@ mod secrets;
 mod semantic;
 mod serve;
 mod upstream;
+mod versions;
 mod witness;
 mod workers;

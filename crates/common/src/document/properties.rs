@@ -136,6 +136,7 @@ fn task(index: usize) -> impl Strategy<Value = Task> {
                 worker: each.then(|| WorkerSelector {
                     queue: Some(queue.clone()),
                     labels: [(queue, String::new())].into(),
+                    sticky: true,
                 }),
                 concurrency: each.then(|| Concurrency {
                     key: "k-${{ inputs }}".to_owned(),

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::measures::Measures;
+use super::sessions::Agreed;
 use crate::alert::AlertFeed;
 use crate::recovery::Recovered;
 use crate::service::TaskFollowing;
@@ -119,8 +120,7 @@ pub(crate) enum Message {
     Opened {
         session: SessionId,
         hello: Box<Hello>,
-        /// Of the worker's software.
-        version: String,
+        agreed: Agreed,
         frames: mpsc::UnboundedSender<SessionFrame>,
     },
     /// A worker sent a frame.

@@ -47,6 +47,7 @@ use crate::prepare::PreparePool;
 use crate::recovery::Recover;
 use crate::webhook::AlertsConfig;
 
+pub(crate) use sessions::Agreed;
 pub(crate) use streams::TaskStream;
 
 pub(crate) use measures::{Histogram, Measures, WorkerMeasures};
@@ -337,7 +338,7 @@ impl Actor {
                 }),
                 Err(rejection) => drop(reply.send(Err(rejection))),
             },
-            Message::Measures { reply } => drop(reply.send(Box::new(self.measures()))),
+            Message::Measures { reply } => drop(reply.send(Box::new(self.measures(now)))),
             Message::Breakers { reply } => drop(reply.send(self.engine.breakers())),
             Message::ResetBreaker { upstream, reply } => {
                 let _ = reply.send(self.engine.reset_breaker(now, &upstream));
@@ -346,7 +347,7 @@ impl Actor {
             Message::NewestAlerts { after, most, reply } => {
                 let _ = reply.send(self.alerts.newest(after, most));
             }
-            Message::Workers { reply } => drop(reply.send(self.workers())),
+            Message::Workers { reply } => drop(reply.send(self.workers(now))),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
             Message::Idle { reply } => self.idle.push(reply),
             Message::TakeUp { recovered, reply } => self.take_up(*recovered, reply),
@@ -374,10 +375,10 @@ impl Actor {
             Message::Opened {
                 session,
                 hello,
-                version,
+                agreed,
                 frames,
             } => {
-                self.sessions.open(now, session, version, frames);
+                self.sessions.open(now, session, agreed, frames);
                 self.opened(now, session, hello);
             }
             Message::Frame { session, frame } => self.frame(now, session, *frame),

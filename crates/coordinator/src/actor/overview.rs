@@ -9,8 +9,8 @@ use super::Actor;
 use super::measures::{Measures, WorkerMeasures};
 
 impl Actor {
-    pub(super) fn workers(&self) -> Vec<WorkerView> {
-        let mut workers = self.engine.workers();
+    pub(super) fn workers(&self, now: Timestamp) -> Vec<WorkerView> {
+        let mut workers = self.engine.workers(now);
         for (session, worker) in &mut workers {
             worker.session = session.and_then(|session| self.sessions.view(session));
         }
@@ -31,13 +31,13 @@ impl Actor {
         }
     }
 
-    pub(super) fn measures(&self) -> Measures {
+    pub(super) fn measures(&self, now: Timestamp) -> Measures {
         let breakers = self.engine.breakers();
         let breakers_that_are = |status| {
             let breakers = breakers.iter();
             breakers.filter(|breaker| breaker.status == status).count()
         };
-        let workers = self.engine.workers();
+        let workers = self.engine.workers(now);
         let workers_that_are = |status| {
             let mut measures = WorkerMeasures::default();
             for (_, worker) in workers.iter().filter(|(_, worker)| worker.status == status) {

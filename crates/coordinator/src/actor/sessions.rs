@@ -1,6 +1,6 @@
 //! The sessions of workers: the frames that go to them, and what they last told of themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use levelflow_common::limits::{MAX_NAME_BYTES, MAX_POOLS};
@@ -8,7 +8,8 @@ use levelflow_common::overview::{HeartbeatView, MemoryLevel, SessionView};
 use levelflow_common::{FencingToken, TaskKind, Timestamp};
 use levelflow_engine::command::Attempt;
 use levelflow_engine::event::SessionId;
-use levelflow_proto::{Enumeration as _, PROTOCOL_VERSION, v1};
+use levelflow_proto::protocol::Feature;
+use levelflow_proto::{Enumeration as _, v1};
 use tokio::sync::mpsc;
 
 use super::message::{Refused, SessionFrame};
@@ -32,7 +33,20 @@ struct Session {
     is_dirty: bool,
     /// Whether the worker was told that tasks wait for its credits.
     wants: bool,
+    protocol: u32,
+    features: BTreeSet<Feature>,
     view: SessionView,
+}
+
+/// What both ends of a session speak.
+#[derive(Debug, Default)]
+pub(crate) struct Agreed {
+    /// Of the worker's software.
+    pub(crate) version: String,
+    /// The version of the protocol.
+    pub(crate) protocol: u32,
+    /// What both have beside that.
+    pub(crate) features: BTreeSet<Feature>,
 }
 
 impl Sessions {
@@ -40,7 +54,7 @@ impl Sessions {
         &mut self,
         now: Timestamp,
         session: SessionId,
-        version: String,
+        agreed: Agreed,
         frames: mpsc::UnboundedSender<SessionFrame>,
     ) {
         self.open.insert(
@@ -50,8 +64,10 @@ impl Sessions {
                 frame: v1::CoordinatorFrame::default(),
                 is_dirty: false,
                 wants: false,
+                protocol: agreed.protocol,
+                features: agreed.features,
                 view: SessionView {
-                    version,
+                    version: agreed.version,
                     connected_at: now,
                     heartbeat: None,
                 },
@@ -116,11 +132,18 @@ impl Sessions {
         revoked: Vec<FencingToken>,
         open_breakers: Vec<String>,
     ) {
+        let Some(open) = self.open.get(&session) else {
+            return;
+        };
+        let protocol = open.protocol;
+        let features = open.features.iter().map(|it| it.as_str().to_owned());
+        let features = features.collect();
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         self.gather(session, |frame| {
             frame.welcome = Some(v1::Welcome {
                 coordinator_id: coordinator_id.to_owned(),
-                protocol: PROTOCOL_VERSION,
+                protocol,
+                features,
                 heartbeat_interval_ms: millis(heartbeat_interval),
                 lease_ms: millis(lease),
                 revoked: revoked.into_iter().map(|token| token.0).collect(),
@@ -153,8 +176,9 @@ impl Sessions {
 
     /// Tells a worker whether tasks wait for its credits, where that changed.
     pub(crate) fn wants(&mut self, session: SessionId, wants: bool) {
-        let known = self.open.get_mut(&session).map(|it| &mut it.wants);
-        if known.is_some_and(|known| std::mem::replace(known, wants) != wants) {
+        let known = self.open.get_mut(&session);
+        let known = known.filter(|it| it.features.contains(&Feature::SharedSlots));
+        if known.is_some_and(|it| std::mem::replace(&mut it.wants, wants) != wants) {
             self.gather(session, |frame| frame.wants = Some(wants));
         }
     }

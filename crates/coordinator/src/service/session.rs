@@ -6,15 +6,16 @@ use levelflow_common::limits::MAX_HELLO_BYTES;
 use levelflow_common::{Code, FencingToken, TaskKind, WorkerId};
 use levelflow_engine::HandlerVersion;
 use levelflow_engine::event::{Hello, SessionId};
+use levelflow_proto::protocol::{Feature, agree};
 use levelflow_proto::v1::worker_service_server::WorkerService;
-use levelflow_proto::{ApiError, PROTOCOL_VERSION, v1};
+use levelflow_proto::{ApiError, v1};
 use levelflow_transport::{Inbound, Session, grpc};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Backend, refused};
-use crate::actor::{Message, SessionFrame};
+use crate::actor::{Agreed, Message, SessionFrame};
 
 /// The service of workers over gRPC.
 #[derive(Clone)]
@@ -65,7 +66,7 @@ async fn read(
     let Some(Ok(first)) = incoming.next().await else {
         return Ok(());
     };
-    let version = first.hello.as_ref().map(|hello| hello.version.clone());
+    let agreed = first.hello.as_ref().map(Agreed::with).transpose()?;
     let hello = hello(first.hello)?;
     // Bounded by the worker's credits.
     let (frames, from_actor) = mpsc::unbounded_channel();
@@ -73,7 +74,7 @@ async fn read(
         .send(Message::Opened {
             session,
             hello: Box::new(hello),
-            version: version.unwrap_or_default(),
+            agreed: agreed.unwrap_or_default(),
             frames,
         })
         .await?;
@@ -117,18 +118,24 @@ async fn write(mut from_actor: mpsc::UnboundedReceiver<SessionFrame>, outgoing: 
     }
 }
 
+impl Agreed {
+    /// What is agreed on with the sender of a hello.
+    fn with(hello: &v1::Hello) -> Result<Self, ApiError> {
+        let protocol = agree(hello.oldest_protocol, hello.protocol).map_err(|why| {
+            let message = format!("worker `{}`: {why}", hello.worker_id);
+            ApiError::new(Code::ProtocolUnsupported, message)
+        })?;
+        Ok(Self {
+            version: hello.version.clone(),
+            protocol,
+            features: Feature::common(&hello.features),
+        })
+    }
+}
+
 fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
     let invalid = |message: &str| ApiError::new(Code::RequestInvalid, message);
     let hello = hello.ok_or_else(|| invalid("a session begins with a hello"))?;
-    if hello.protocol != PROTOCOL_VERSION {
-        return Err(ApiError::new(
-            Code::ProtocolUnsupported,
-            format!(
-                "worker `{}` speaks session protocol {}; this coordinator speaks {PROTOCOL_VERSION}",
-                hello.worker_id, hello.protocol
-            ),
-        ));
-    }
     if hello.worker_id.is_empty() {
         return Err(invalid("`hello.worker_id` is empty"));
     }
@@ -150,6 +157,7 @@ fn hello(hello: Option<v1::Hello>) -> Result<Hello, ApiError> {
         worker: WorkerId(hello.worker_id.into()),
         instance: hello.instance,
         slots: hello.slots,
+        weight: hello.weight.max(1),
         queues: hello.queues.into_iter().collect(),
         labels: hello.labels,
         kinds,
@@ -172,6 +180,7 @@ fn bytes_of(hello: &v1::Hello) -> usize {
         &hello.kinds,
         &hello.handlers,
         &hello.connections,
+        &hello.features,
     ];
     let pairs = hello.labels.iter().chain(&hello.handler_versions);
     let pairs = pairs.flat_map(|(name, value)| [name, value]);
@@ -190,7 +199,6 @@ mod tests {
     fn a_hello_is_bounded() {
         let small = v1::Hello {
             worker_id: "w".to_owned(),
-            protocol: PROTOCOL_VERSION,
             slots: 1,
             handlers: (0..5_000).map(|number| number.to_string()).collect(),
             // These end with what they name.

@@ -33,6 +33,7 @@ impl ClosedLoop {
             worker: WorkerId("worker".into()),
             instance: 1,
             slots: credits,
+            weight: 1,
             queues: ["default".to_owned()].into(),
             labels: BTreeMap::new(),
             kinds: TaskKind::ALL.into_iter().collect(),

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use levelflow_common::view::BreakerStatus;
 use levelflow_common::workflow::Durability;
 use levelflow_common::{
-    CacheUse, Code, Failure, FencingToken, Priority, ShardCount, ShardId, Timestamp, UpstreamCall,
+    CacheUse, Code, Failure, FencingToken, Placement, Priority, ShardCount, ShardId, Timestamp,
+    UpstreamCall,
 };
 use levelflow_engine::event::{Intake, SessionId};
 use levelflow_engine::record::SubmitKey;
@@ -315,6 +316,7 @@ impl World {
     fn new(workflows: Vec<Value>) -> Self {
         let config = Config {
             shards: ShardCount::new(SHARDS).unwrap(),
+            placement: Placement::Random,
             ageing: Duration::from_secs(5),
             max_queue: 40,
             max_open_runs: 12,

@@ -18,6 +18,7 @@ mod lists;
 mod losses;
 mod order;
 mod overview;
+mod placement;
 mod preparer;
 mod progress;
 mod quarantine;

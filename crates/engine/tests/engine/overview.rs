@@ -11,11 +11,15 @@ use crate::worker::FakeWorker;
 
 /// The workers: name, status, attempts, credits.
 fn workers(shell: &Shell) -> Vec<(String, WorkerStatus, u32, u32)> {
-    let told = shell.engine.workers().into_iter().map(|(session, worker)| {
-        assert_eq!(session.is_none(), worker.status == WorkerStatus::Lost);
-        let name = worker.worker.to_string();
-        (name, worker.status, worker.attempts, worker.credits)
-    });
+    let told = shell
+        .engine
+        .workers(shell.now)
+        .into_iter()
+        .map(|(session, worker)| {
+            assert_eq!(session.is_none(), worker.status == WorkerStatus::Lost);
+            let name = worker.worker.to_string();
+            (name, worker.status, worker.attempts, worker.credits)
+        });
     told.collect()
 }
 

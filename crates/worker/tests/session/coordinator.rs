@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use levelflow_proto::protocol::{Feature, PROTOCOL_VERSION};
+use levelflow_proto::v1;
 use levelflow_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
-use levelflow_proto::{PROTOCOL_VERSION, v1};
 use levelflow_worker::{
     CancellationToken, HttpPool, Worker, WorkerBuilder, WorkerEnd, WorkerError,
 };
@@ -113,6 +114,7 @@ impl Session {
             welcome: Some(v1::Welcome {
                 coordinator_id: "test".to_owned(),
                 protocol: PROTOCOL_VERSION,
+                features: Feature::names(),
                 heartbeat_interval_ms,
                 lease_ms: 60_000,
                 revoked: revoked.to_vec(),

@@ -61,7 +61,7 @@ async fn says_hello_and_grants_its_slots() {
     let _worker = start(builder.queue("images").label("zone", "eu"));
     let (mut session, hello) = coordinator.welcome().await;
     assert_eq!(hello.worker_id, "w1");
-    assert_eq!(hello.protocol, levelflow_proto::PROTOCOL_VERSION);
+    assert_eq!(hello.protocol, levelflow_proto::protocol::PROTOCOL_VERSION);
     assert_eq!(hello.slots, 2);
     assert_eq!(hello.queues, ["images"]);
     assert_eq!(hello.labels["zone"], "eu");
@@ -328,7 +328,7 @@ async fn another_protocol_is_an_error() {
         .await;
     let error = worker.ended().await.unwrap_err();
     assert!(
-        matches!(error, WorkerError::Protocol { theirs: 77, .. }),
+        matches!(error, WorkerError::Protocol(ref it) if it.newest == 77),
         "{error}"
     );
 }

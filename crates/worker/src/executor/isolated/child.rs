@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{AttemptResult, Code, Failure, HumanDuration};
-use levelflow_proto::{PROTOCOL_VERSION, v1};
+use levelflow_proto::protocol::PROTOCOL_VERSION;
+use levelflow_proto::v1;
 use tokio::process::{self, Command};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levelflow_common::{AttemptResult, Code, Failure};
-use levelflow_proto::{PROTOCOL_VERSION, v1};
+use levelflow_proto::protocol::PROTOCOL_VERSION;
+use levelflow_proto::v1;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, dup2_stdin, getpgrp};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
