@@ -223,7 +223,7 @@ impl Engine {
     }
 }
 
-fn is_queued(run: Option<&LiveRun>, task: TaskIndex, ticket: Ticket) -> bool {
+pub(crate) fn is_queued(run: Option<&LiveRun>, task: TaskIndex, ticket: Ticket) -> bool {
     matches!(
         run.and_then(|run| run.tasks.get(task.0 as usize)),
         Some(LiveTask::Queued { ticket: known, .. }) if *known == ticket

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 
 use crate::definition::Requirement;
+use crate::measured::TaskTimes;
 use crate::ready::ReadyQueue;
 use crate::upstream::UpstreamKey;
 use crate::worker::{Worker, WorkerKey, Workers};
@@ -54,6 +56,14 @@ impl Lane {
     }
 }
 
+/// What is known of a queue as a whole.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Tasks that wait in all its lanes, those that are parked included.
+    waiting: usize,
+    times: TaskTimes,
+}
+
 /// All lanes. The number of those that hold tasks of unknown upstream is bounded by that of distinct
 /// requirements, the number of the others by that and by the number of upstreams; for each there may be one
 /// more, for tasks that were lost with their worker before.
@@ -63,8 +73,7 @@ pub(crate) struct Lanes {
     by_requirement: BTreeMap<Arc<Requirement>, LaneId>,
     /// The lanes in which tasks wait that nothing but workers holds back.
     ready: Vec<LaneId>,
-    /// Tasks that wait in each queue, in all its lanes, those that are parked included.
-    queues: Vec<usize>,
+    queues: Vec<Queue>,
     queue_numbers: BTreeMap<Arc<str>, usize>,
 }
 
@@ -80,7 +89,7 @@ impl Lanes {
             .entry(requirement.queue.clone())
             .or_insert(self.queues.len());
         if queue_number == self.queues.len() {
-            self.queues.push(0);
+            self.queues.push(Queue::default());
         }
         let lane = self.all.insert(Lane {
             workers: workers
@@ -185,10 +194,10 @@ impl Lanes {
         let queue = &mut self.queues[lane.queue_number];
         if entered {
             lane.waiting += 1;
-            *queue += 1;
+            queue.waiting += 1;
         } else {
             lane.waiting -= 1;
-            *queue -= 1;
+            queue.waiting -= 1;
         }
         // Only the first and the last task change whether the lane is ready.
         if lane.waiting == usize::from(entered) {
@@ -233,18 +242,30 @@ impl Lanes {
         let queue = &mut self.queues[lane.queue_number];
         if entered {
             lane.parked += 1;
-            *queue += 1;
+            queue.waiting += 1;
         } else {
             lane.parked -= 1;
-            *queue -= 1;
+            queue.waiting -= 1;
         }
+    }
+
+    /// An attempt at a task of a lane took that long.
+    pub(crate) fn took(&mut self, id: LaneId, span: Duration) {
+        let lane = &self.all[id.0 as usize];
+        let times = &mut self.queues[lane.queue_number].times;
+        times.note(lane.requirement.kind, span);
+    }
+
+    /// How long tasks of the queue of a lane take.
+    pub(crate) fn times(&self, id: LaneId) -> &TaskTimes {
+        &self.queues[self.get(id).queue_number].times
     }
 
     /// Tasks that wait in a queue, in all its lanes, those that are parked included.
     pub(crate) fn waiting_in(&self, queue: &str) -> usize {
         self.queue_numbers
             .get(queue)
-            .map_or(0, |&number| self.queues[number])
+            .map_or(0, |&number| self.queues[number].waiting)
     }
 
     /// Checks that the lanes agree with each other.

@@ -6,6 +6,7 @@
 //! [`Engine::handle`], which decides what is recorded and what is asked of the world.
 
 mod advance;
+pub mod autoscale;
 mod breaker;
 mod cache_spec;
 pub mod chunk;

@@ -112,6 +112,42 @@ impl Measured {
     }
 }
 
+/// How long tasks of one queue take, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TaskTimes {
+    /// Moving averages in microseconds; 0 where nothing was measured.
+    by_kind: [u64; TaskKind::ALL.len()],
+    /// The same of all kinds together.
+    all: u64,
+}
+
+impl TaskTimes {
+    pub(crate) fn note(&mut self, kind: TaskKind, took: Duration) {
+        let took = took.as_micros() as u64 + 1;
+        for average in [&mut self.by_kind[kind as usize], &mut self.all] {
+            *average = if *average == 0 {
+                took
+            } else {
+                (*average * 15 + took) / 16
+            };
+        }
+    }
+
+    /// Of a task of that kind; what is expected of it until one was measured.
+    pub(crate) fn of(&self, kind: TaskKind) -> Duration {
+        let micros = match self.by_kind[kind as usize] {
+            0 => expected(kind),
+            measured => measured,
+        };
+        Duration::from_micros(micros)
+    }
+
+    /// Of any task; none until one was measured.
+    pub(crate) fn of_any(&self) -> Option<Duration> {
+        (self.all > 0).then(|| Duration::from_micros(self.all))
+    }
+}
+
 fn remaining(definition: &Definition, micros: &[u64]) -> Vec<u64> {
     definition.plan.remaining(|task| {
         let measured = micros[task.0 as usize];

@@ -65,7 +65,10 @@ impl Engine {
             Ok(output) => {
                 let worker = Some(self.workers.get(lease.worker).hello.worker.clone());
                 let run = &self.runs[key.0 as usize];
-                self.measured.note(run, run.state.defined(task), duration);
+                let defined = run.state.defined(task);
+                self.lanes
+                    .took(run.profile.lanes[defined.0 as usize], duration);
+                self.measured.note(run, defined, duration);
                 self.keep_stream(key, task, stream.as_deref());
                 let fact = Fact::Succeeded {
                     task,

@@ -108,6 +108,15 @@ impl ReadyQueue {
         best
     }
 
+    /// Since when the task waits that came first. Entries for which `live` is false are dropped.
+    pub(crate) fn waits_since(
+        &mut self,
+        live: &impl Fn(RunKey, TaskIndex, Ticket) -> bool,
+    ) -> Option<Timestamp> {
+        let oldest = self.classes.iter_mut().filter_map(|it| it.oldest(live));
+        oldest.map(|it| it.since).min()
+    }
+
     /// Whether an entry is there under which the task will be found, both by score and by age.
     pub(crate) fn contains(&self, run: RunKey, task: TaskIndex, ticket: Ticket) -> bool {
         self.classes.iter().any(|class| {

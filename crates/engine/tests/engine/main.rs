@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod audit;
+mod autoscale;
 mod breakers;
 mod chunks;
 mod clients;
