@@ -12,6 +12,7 @@ use levelflow_coordinator::{
 };
 use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
+use levelflow_engine::autoscale::AutoscalePolicy;
 use levelflow_runtime::config::{FlagValue, InvalidSetting, Settings as Checked};
 use levelflow_runtime::telemetry::LogFormat;
 use levelflow_store::postgres::Config as PostgresConfig;
@@ -85,6 +86,71 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) postgres: Option<PostgresConfig>,
     /// How they share it.
     pub(crate) cluster: ClusterSettings,
+    /// When there are to be more workers or fewer; that is not decided if the section is not there.
+    pub(crate) autoscale: Option<AutoscaleSettings>,
+}
+
+/// When there are to be more workers or fewer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AutoscaleSettings {
+    /// Workers that there are at least.
+    pub(crate) min: u32,
+    /// Workers that there are at most.
+    pub(crate) max: u32,
+    /// So many tasks that no slot takes call for one more worker each time.
+    pub(crate) scale_up_queue_depth: u64,
+    /// They do so only if the workers that are there would be busy with them for that long.
+    pub(crate) scale_up_backlog: HumanDuration,
+    /// A task that has waited this long calls for more workers.
+    pub(crate) scale_up_wait: HumanDuration,
+    /// The share of slots, in percent, above which more workers are wanted.
+    pub(crate) scale_up_busy_percent: u32,
+    /// The share of slots that those who stay may have busy when there are to be fewer workers.
+    pub(crate) scale_down_busy_percent: u32,
+    /// How long fewer workers must have been enough before some may go.
+    pub(crate) scale_down_idle: HumanDuration,
+    /// Within which all tasks that wait or run are to be done.
+    pub(crate) drain_within: HumanDuration,
+    /// How long new workers are given to make a difference before the same backlog calls for more.
+    pub(crate) cooldown: HumanDuration,
+}
+
+impl Default for AutoscaleSettings {
+    fn default() -> Self {
+        let policy = AutoscalePolicy::default();
+        Self {
+            min: policy.min,
+            max: policy.max,
+            scale_up_queue_depth: policy.scale_up_queue_depth,
+            scale_up_backlog: HumanDuration(policy.scale_up_backlog),
+            scale_up_wait: HumanDuration(policy.scale_up_wait),
+            scale_up_busy_percent: policy.scale_up_busy_percent,
+            scale_down_busy_percent: policy.scale_down_busy_percent,
+            scale_down_idle: HumanDuration(policy.scale_down_idle),
+            drain_within: HumanDuration(policy.drain_within),
+            cooldown: HumanDuration(policy.cooldown),
+        }
+    }
+}
+
+impl AutoscaleSettings {
+    /// A policy for workers with so many slots.
+    fn policy(&self, worker_slots: usize) -> AutoscalePolicy {
+        AutoscalePolicy {
+            min: self.min,
+            max: self.max,
+            scale_up_queue_depth: self.scale_up_queue_depth,
+            scale_up_backlog: self.scale_up_backlog.0,
+            scale_up_wait: self.scale_up_wait.0,
+            scale_up_busy_percent: self.scale_up_busy_percent,
+            scale_down_busy_percent: self.scale_down_busy_percent,
+            scale_down_idle: self.scale_down_idle.0,
+            drain_within: self.drain_within.0,
+            cooldown: self.cooldown.0,
+            worker_slots: u32::try_from(worker_slots).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// How coordinators share a store.
@@ -280,6 +346,8 @@ impl Settings {
         let http = self.http.config(listen.as_ref());
         CoordinatorConfig {
             cache: self.coordinator.cache.then(|| self.cache.clone()),
+            autoscale: (self.coordinator.autoscale.as_ref())
+                .map(|autoscale| autoscale.policy(self.worker.slots)),
             embeddings: self.embeddings.clone(),
             ..self.coordinator.config(listen, http, storage)
         }
@@ -336,6 +404,7 @@ impl Default for CoordinatorSettings {
             nats: config.nats,
             postgres: None,
             cluster: ClusterSettings::default(),
+            autoscale: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use levelflow_cache::CacheConfig;
 use levelflow_common::{Placement, limits};
 use levelflow_embedding::EmbeddingConfig;
 use levelflow_engine::BreakerPolicy;
+use levelflow_engine::autoscale::AutoscalePolicy;
 use levelflow_transport::nats::NatsConfig;
 
 use levelflow_store::postgres::Config as PostgresConfig;
@@ -59,6 +60,8 @@ pub struct CoordinatorConfig {
     pub embeddings: EmbeddingConfig,
     /// How it shares a store with other coordinators.
     pub cluster: ClusterConfig,
+    /// When there are to be more workers or fewer; none if that is not decided here.
+    pub autoscale: Option<AutoscalePolicy>,
     /// Where to serve workers over NATS, beside gRPC; nowhere if it has no address, or if `listen` is not
     /// given.
     pub nats: NatsConfig,
@@ -117,6 +120,7 @@ impl Default for CoordinatorConfig {
             cache: Some(CacheConfig::default()),
             cluster: ClusterConfig::default(),
             embeddings: EmbeddingConfig::default(),
+            autoscale: None,
             nats: NatsConfig::default(),
         }
     }
@@ -130,6 +134,9 @@ impl CoordinatorConfig {
         }
         if let Some((field, problem)) = self.http.problem() {
             return Some((format!("http.{field}"), problem));
+        }
+        if let Some((field, problem)) = self.autoscale.as_ref().and_then(AutoscalePolicy::problem) {
+            return Some((format!("autoscale.{field}"), problem));
         }
         if let Some((field, problem)) = self.alerts.problem() {
             return Some((field.to_owned(), problem));

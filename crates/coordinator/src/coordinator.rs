@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::actor::{self, Actor, Message, Parts};
 use crate::alert::AlertFeed;
+use crate::autoscale::{Autoscale, Decisions};
 use crate::cache::ResultCache;
 use crate::clock::Clock;
 use crate::cluster::{self, Cluster, Leadership};
@@ -50,6 +51,7 @@ pub struct Coordinator {
     /// Cancelled when its shards are with other coordinators, where there are any.
     given: Option<CancellationToken>,
     cache: Option<Cache>,
+    decisions: Option<Decisions>,
 }
 
 impl Coordinator {
@@ -140,6 +142,15 @@ impl Coordinator {
             let enforce = retention::enforce(store.clone(), clock, retention, stop.clone());
             levelflow_runtime::task::spawn("retention", enforce);
         }
+        let decisions = config.autoscale.map(|policy| {
+            let autoscale = Autoscale {
+                policy,
+                actor: sender.clone(),
+                clock,
+                stop: stop.clone(),
+            };
+            autoscale.start()
+        });
         let backend = Backend {
             actor: sender.clone(),
             store,
@@ -183,6 +194,7 @@ impl Coordinator {
             servers,
             given,
             cache,
+            decisions,
         })
     }
 
@@ -202,6 +214,11 @@ impl Coordinator {
         let message = Message::Alerts { after: 0, reply };
         self.actor.send(message).await.ok()?;
         feed.await.ok()
+    }
+
+    /// How many workers are wanted, decided four times a second; none if it has no policy for that.
+    pub fn autoscale(&self) -> Option<Decisions> {
+        self.decisions.clone()
     }
 
     /// Where it serves HTTP.

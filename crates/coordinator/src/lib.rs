@@ -5,6 +5,7 @@
 
 mod actor;
 mod alert;
+mod autoscale;
 mod cache;
 mod clock;
 mod cluster;
@@ -25,6 +26,7 @@ mod service;
 mod webhook;
 
 pub use alert::AlertFeed;
+pub use autoscale::Decisions;
 pub use config::{ClusterConfig, CoordinatorConfig, Storage};
 pub use coordinator::Coordinator;
 pub use error::{RecoveryError, StartError};

@@ -9,6 +9,7 @@ use levelflow_common::event::{RunEvent, TaskRef};
 use levelflow_common::overview::{Overview, WorkerView};
 use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{Failure, RunId, RunStatus, ShardId, Timestamp};
+use levelflow_engine::autoscale::Demand;
 use levelflow_engine::event::{Hello, SessionId};
 use levelflow_engine::{Definition, Event, Explanation, Record, Rejection, Submitted};
 use levelflow_proto::{ApiError, v1};
@@ -80,6 +81,8 @@ pub(crate) enum Message {
     },
     /// A client asks how much is under way.
     Overview { reply: oneshot::Sender<Overview> },
+    /// Whoever decides how many workers there are asks what waits for them.
+    Demand { reply: oneshot::Sender<Demand> },
     /// Shards that the coordinator now owns.
     TakeUp {
         recovered: Box<Recovered>,

@@ -26,6 +26,7 @@ use levelflow_common::{
     Code, Failure, FencingToken, HumanDuration, ShardId, Timestamp, UpstreamCall, UpstreamReport,
     WorkerId,
 };
+use levelflow_engine::autoscale::Demand;
 use levelflow_engine::command::Answer;
 use levelflow_engine::event::{Intake, ReplyId, SessionId};
 use levelflow_engine::{BatchNumber, BreakerState, Command, Engine, Event, Rejection, RunNumber};
@@ -75,6 +76,8 @@ pub(crate) struct Actor {
     heartbeat_interval: Duration,
     lease: Duration,
     replies: Slab<PendingReply>,
+    /// Those who ask what waits for workers.
+    asking_demand: Vec<oneshot::Sender<Demand>>,
     /// Those who wait until no run is open.
     idle: Vec<oneshot::Sender<()>>,
     sessions: Sessions,
@@ -137,6 +140,7 @@ impl Actor {
             heartbeat_interval: parts.heartbeat_interval,
             lease: parts.lease,
             replies: Slab::new(),
+            asking_demand: Vec::new(),
             idle: Vec::new(),
             sessions: Sessions::default(),
             watchers: Watchers::default(),
@@ -214,6 +218,7 @@ impl Actor {
         if self.stopping.is_none() && self.is_sure_of_shards() {
             self.engine.assign(now);
         }
+        self.tell_demand(now);
         if !self.leaving.is_empty() {
             self.give_away(now);
         }
@@ -349,6 +354,7 @@ impl Actor {
             }
             Message::Workers { reply } => drop(reply.send(self.workers(now))),
             Message::Overview { reply } => drop(reply.send(self.overview(now))),
+            Message::Demand { reply } => self.asking_demand.push(reply),
             Message::Idle { reply } => self.idle.push(reply),
             Message::TakeUp { recovered, reply } => self.take_up(*recovered, reply),
             Message::GiveAway {

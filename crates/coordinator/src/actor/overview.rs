@@ -31,6 +31,17 @@ impl Actor {
         }
     }
 
+    /// Tells what waits for workers, now that all was given to them that they take.
+    pub(super) fn tell_demand(&mut self, now: Timestamp) {
+        if self.asking_demand.is_empty() {
+            return;
+        }
+        let demand = self.engine.demand(now);
+        for reply in self.asking_demand.drain(..) {
+            let _ = reply.send(demand.clone());
+        }
+    }
+
     pub(super) fn measures(&self, now: Timestamp) -> Measures {
         let breakers = self.engine.breakers();
         let breakers_that_are = |status| {

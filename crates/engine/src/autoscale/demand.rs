@@ -10,13 +10,14 @@ use crate::dispatch::is_queued;
 use crate::engine::Engine;
 use crate::event::{RunKey, Ticket};
 use crate::record::TaskIndex;
+use crate::worker::Worker;
 
 /// What waits for workers, and what the workers have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// The queues, by name: those with tasks that wait, or with tasks that were measured.
     pub queues: Vec<QueueDemand>,
-    /// The workers with a live session, by name.
+    /// The workers with a live session that were heard lately, by name.
     pub workers: Vec<WorkerLoad>,
     /// Coordinators that did not say what waits with them.
     pub unheard: Vec<String>,
@@ -116,7 +117,9 @@ impl Engine {
     /// What waits here for workers, and what they have. Asked after [`Engine::assign`]: before, tasks wait
     /// that a slot is free for.
     pub fn demand(&mut self, now: Timestamp) -> Demand {
-        let workers = self.workers.iter().filter(|(_, it)| it.session.is_some());
+        let silence = self.silence();
+        let is_here = |it: &Worker| it.session.is_some() && !it.is_silent(now, silence);
+        let workers = self.workers.iter().filter(|(_, it)| is_here(it));
         let workers = workers.map(|(_, worker)| WorkerLoad {
             worker: worker.hello.worker.clone(),
             slots: worker.hello.slots,
@@ -134,6 +137,8 @@ impl Engine {
     }
 
     fn queue_demand(&mut self, now: Timestamp) -> Vec<QueueDemand> {
+        let silence = self.silence();
+        let is_here = |it: &Worker| it.session.is_some() && !it.is_silent(now, silence);
         let mut queues: BTreeMap<Arc<str>, QueueDemand> = BTreeMap::new();
         let ids: Vec<_> = self.lanes.iter().map(|(id, _)| id).collect();
         for id in ids {
@@ -158,7 +163,7 @@ impl Engine {
             }
             let task_time = times.of(lane.requirement.kind);
             let mut serving = lane.workers.iter().map(|&key| self.workers.get(key));
-            let is_served = serving.any(|it| it.session.is_some() && !it.draining);
+            let is_served = serving.any(|it| is_here(it) && !it.draining);
             let runs = &self.runs;
             let live = |run: RunKey, task: TaskIndex, ticket: Ticket| {
                 is_queued(runs.get(run.0 as usize), task, ticket)
