@@ -25,7 +25,7 @@ use crate::shared::{Shared, SharedSettings};
 use crate::statistics::{CacheStatistics, Counter, LookupCounters, TierStatistics};
 use crate::tier::{Record, SharedTier, TierKind, Usage};
 use crate::warm_up::{self, WarmUp};
-use levelflow_common::CacheKey;
+use levelflow_common::{CacheKey, Protection};
 
 /// The time between sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -517,7 +517,10 @@ impl Inner {
             labels: terms.labels,
             handler_version: terms.handler_version,
             created_at: now,
-            expires_at: now.saturating_add(ttl),
+            expires_at: match Protection::Expiry.holds() {
+                true => now.saturating_add(ttl),
+                false => Timestamp::from_micros(u64::MAX),
+            },
         };
         let config = &self.config;
         let limit = config.max_entry_bytes;

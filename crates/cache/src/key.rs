@@ -1,7 +1,7 @@
 //! What an entry is found by: a digest of all that decides what a task gives.
 
 use blake3::Hasher;
-use levelflow_common::{CacheKey, TaskKind, WorkflowDigest};
+use levelflow_common::{CacheKey, Protection, TaskKind, WorkflowDigest};
 
 use crate::canonical::CanonicalJson;
 
@@ -46,8 +46,12 @@ impl KeyParts<'_> {
             Subject::Explicit(key) => ("key", key),
             Subject::Frame(frame) => ("frame", frame),
         };
+        let tenant = match Protection::TenantInKey.holds() {
+            true => self.tenant,
+            false => "",
+        };
         digest
-            .field(self.tenant.as_bytes())
+            .field(tenant.as_bytes())
             .field(self.scope.as_bytes())
             .field(self.kind.as_str().as_bytes())
             .field(self.definition.as_bytes())

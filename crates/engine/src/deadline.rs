@@ -1,6 +1,6 @@
 //! What happens because time passed.
 
-use levelflow_common::{Code, Failure, FencingToken, RunStatus, TaskStatus, Timestamp};
+use levelflow_common::{Code, Failure, FencingToken, Protection, RunStatus, TaskStatus, Timestamp};
 
 use crate::engine::Engine;
 use crate::event::RunKey;
@@ -135,7 +135,8 @@ impl Engine {
             }
             let state = &self.run(lease.run).state;
             let spec = &state.definition.tasks[state.defined(lease.task).0 as usize];
-            let failure = if now.since(lease.renewed_at) > self.config.lease {
+            let is_silent = now.since(lease.renewed_at) > self.config.lease;
+            let failure = if is_silent && Protection::LeaseEnd.holds() {
                 let why = format!("no heartbeat for {:?}", self.config.lease);
                 let worker = self.workers.get(lease.worker);
                 Failure::retryable(Code::WorkerLost, worker.loss(&why))

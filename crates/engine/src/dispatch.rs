@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levelflow_common::workflow::Durability;
-use levelflow_common::{FencingToken, TaskKind, Timestamp};
+use levelflow_common::{FencingToken, Protection, TaskKind, Timestamp};
 
 use crate::command::{Attempt, Command};
 use crate::engine::Engine;
@@ -83,8 +83,8 @@ impl Engine {
         run.leases += 1;
         // Relaxed runs need not wait for results, but always for their own submit.
         let after = match run.state.submitted.durability {
-            Durability::Strict => ready_in,
-            Durability::Relaxed => run.submitted_in,
+            Durability::Strict if Protection::DurableNeeds.holds() => ready_in,
+            Durability::Strict | Durability::Relaxed => run.submitted_in,
         };
         let lease = Lease {
             run: key,

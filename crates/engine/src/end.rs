@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::{Failure, RunId, RunStatus, Timestamp};
+use levelflow_common::{Failure, Protection, RunId, RunStatus, Timestamp};
 
 use crate::advance::context;
 use crate::command::{Answer, BatchNumber, Command, Ended, RenderOutputs};
@@ -52,7 +52,7 @@ impl Engine {
             {
                 let session = self.workers.get(lease.worker).session;
                 stops.extend(session.map(|session| (session, token)));
-            } else {
+            } else if Protection::EmptiedQueue.holds() {
                 self.release(now, key, task);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levelflow_common::{RunId, RunStatus, Timestamp, WorkflowDigest};
+use levelflow_common::{Protection, RunId, RunStatus, Timestamp, WorkflowDigest};
 use slab::Slab;
 
 use crate::command::{BatchNumber, Command, Effect};
@@ -287,6 +287,11 @@ impl Engine {
         let record = Record { at: now, fact };
         let status = run.state.status;
         run.state.apply(&record, &mut self.changes);
+        if !Protection::WrittenChange.holds()
+            && matches!(&record.fact, Fact::Failed { retry_at, .. } if retry_at.is_some())
+        {
+            return self.follow(now, key);
+        }
         if run.recorded_in.0 != batch {
             run.recorded_in = (batch, self.entries.len());
             self.entries.push(Entry {

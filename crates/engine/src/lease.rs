@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use levelflow_common::{FencingToken, Timestamp};
+use levelflow_common::{FencingToken, Protection, Timestamp};
 
 use crate::event::RunKey;
 use crate::limit::LimitKeys;
@@ -51,19 +51,26 @@ pub(crate) struct Leases {
 /// Tokens count within an epoch: 2^44 attempts, five years at 100 000 a second, in 2^20 epochs.
 const EPOCH_SHIFT: u32 = 44;
 
+fn first_token(epoch: u64) -> u64 {
+    match Protection::GrowingTokens.holds() {
+        true => (epoch << EPOCH_SHIFT) + 1,
+        false => 1,
+    }
+}
+
 impl Leases {
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
             old: BTreeMap::new(),
             recent: VecDeque::new(),
-            first: (epoch << EPOCH_SHIFT) + 1,
+            first: first_token(epoch),
             count: 0,
         }
     }
 
     /// Makes the tokens that come higher than all of the epochs before.
     pub(crate) fn raise_epoch(&mut self, epoch: u64) {
-        let first = (epoch << EPOCH_SHIFT) + 1;
+        let first = first_token(epoch);
         if first <= self.first + self.recent.len() as u64 {
             return;
         }

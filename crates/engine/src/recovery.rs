@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use levelflow_common::{RunStatus, TaskStatus, Timestamp};
+use levelflow_common::{Protection, RunStatus, TaskStatus, Timestamp};
 
 use crate::command::BatchNumber;
 use crate::definition::Definition;
@@ -52,6 +52,9 @@ impl Engine {
                 }
                 _ if self.run(key).state.item(task).is_some() => {}
                 (TaskStatus::Ready, _) => self.admit(now, key, task),
+                (TaskStatus::Backoff, _) if !Protection::DurableBackoff.holds() => {
+                    self.admit(now, key, task);
+                }
                 (TaskStatus::Backoff | TaskStatus::Sleeping, Some(at)) => {
                     self.arm_task_timeout(key, task);
                     self.arm(key, at, Timer::Wake(key, task));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use levelflow_common::{Code, Failure, FencingToken, Timestamp};
+use levelflow_common::{Code, Failure, FencingToken, Protection, Timestamp};
 
 use crate::command::{BatchNumber, Command};
 use crate::engine::Engine;
@@ -236,7 +236,7 @@ impl Engine {
             return;
         };
         let (key, task) = (lease.run, lease.task);
-        if !lease.sent {
+        if !lease.sent || !Protection::CountedLoss.holds() {
             self.give_back(now, lease);
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use levelflow_common::Timestamp;
+use levelflow_common::{Protection, Timestamp};
 
 use crate::command::{Answer, BatchNumber, Command};
 use crate::definition::Definition;
@@ -31,6 +31,7 @@ impl Engine {
         self.check_shard(shard)?;
         self.forget_faded_keys(now);
         if let Some(key) = &submitted.key
+            && Protection::KnownKey.holds()
             && let Some(known) = self
                 .keys
                 .get(&(submitted.tenant.clone(), key.key.clone()))
@@ -61,7 +62,11 @@ impl Engine {
             run_id,
             existing: false,
         };
-        self.command(self.gathering(), Command::Reply { reply, answer });
+        let after = match Protection::DurableSubmit.holds() {
+            true => self.gathering(),
+            false => BatchNumber::default(),
+        };
+        self.command(after, Command::Reply { reply, answer });
         self.arm_run_timeout(now, key);
         self.record(now, key, Fact::Submitted(submitted));
         Ok(())
@@ -127,7 +132,7 @@ impl Engine {
     }
 
     fn check_bounds(&self, definition: &Definition) -> Result<(), Rejection> {
-        if self.open_runs >= self.config.max_open_runs {
+        if self.open_runs >= self.config.max_open_runs && Protection::RunBound.holds() {
             return Err(Rejection::TooManyRuns {
                 open: self.open_runs,
                 retry_after: RETRY_AFTER,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::StreamExt as _;
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
-use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId};
+use levelflow_common::{ChunkCursor, ChunkEvent, Code, Protection, RunId};
 use levelflow_engine::record::RecordedStream;
 use levelflow_engine::{Fact, Record, RunNumber, RunState};
 use levelflow_proto::ApiError;
@@ -213,6 +213,9 @@ impl Follower {
             };
             let is_last = page.len() < PAGE;
             for sequenced in page {
+                if self.after > 0 && !Protection::ReadJournal.holds() {
+                    self.after = self.after.max(sequenced.sequence);
+                }
                 if self.take(&sequenced.record).await?.is_some() {
                     return Ok(true);
                 }

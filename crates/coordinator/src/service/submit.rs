@@ -6,7 +6,7 @@ use bytes::Bytes;
 use levelflow_common::inputs;
 use levelflow_common::limits::{MAX_KEY_BYTES, MAX_LABELS, MAX_NAME_BYTES};
 use levelflow_common::workflow::{Durability, Priority};
-use levelflow_common::{CacheUse, Code, RunId};
+use levelflow_common::{CacheUse, Code, Protection, RunId};
 use levelflow_engine::record::SubmitKey;
 use levelflow_engine::{Definition, Submitted};
 use levelflow_proto::{ApiError, Enumeration as _, FieldViolation, v1};
@@ -137,6 +137,7 @@ impl Backend {
             request.deduplicate,
         );
         if let Some(key) = &key
+            && Protection::KnownKey.holds()
             && let Some(run_id) = self.find_key(&tenant, key).await?
         {
             return Ok(Checked::Existing(run_id, definition));

@@ -25,6 +25,8 @@ pub(crate) struct Audit {
     pub(crate) given: BTreeSet<FencingToken>,
     /// The last token of each task.
     last: BTreeMap<(RunNumber, TaskIndex), FencingToken>,
+    /// The last attempt of each task that was lost with its worker, as far as the engine knows of it.
+    pub(crate) lost: BTreeMap<(RunNumber, TaskIndex), u32>,
     /// The losses with which a task is quarantined; 0 for none.
     pub(crate) quarantine_after: usize,
     /// Tokens whose result was accepted.
@@ -66,6 +68,11 @@ impl Audit {
         assert!(
             before < Some(attempt.token),
             "a token is lower than the one before"
+        );
+        let lost = self.lost.remove(&(told.number, index));
+        assert!(
+            lost < Some(attempt.attempt),
+            "a lost attempt does not count"
         );
         let task = told.task(index);
         let defined = told.defined(index);

@@ -30,7 +30,7 @@ const SHARDS: u16 = 3;
 
 /// What happens next.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Submit {
         workflow: Index,
         tenant: u8,
@@ -68,7 +68,7 @@ enum Step {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(crate) enum End {
     Success,
     Retryable,
     Permanent,
@@ -78,7 +78,7 @@ enum End {
 
 /// What an attempt tells of upstreams.
 #[derive(Clone, Copy, Debug)]
-enum Call {
+pub(crate) enum Call {
     /// Nothing.
     Silent,
     /// That of its own upstream, if it has one.
@@ -635,19 +635,31 @@ fn cases() -> ProptestConfig {
     }
 }
 
+/// What happens in one case.
+pub(crate) type Story = (Vec<Value>, Vec<Step>);
+
+pub(crate) fn story() -> impl Strategy<Value = Story> {
+    (vec(workflow(), 1..4), vec(step(), 1..150))
+}
+
+/// Lets it happen.
+///
+/// # Panics
+/// When a guarantee does not hold.
+pub(crate) fn live_through((workflows, steps): Story) {
+    let mut world = World::new(workflows);
+    for step in &steps {
+        world.step(step);
+    }
+    world.heal();
+    world.check_promises();
+}
+
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn guarantees_hold_after_every_event(
-        workflows in vec(workflow(), 1..4),
-        steps in vec(step(), 1..150),
-    ) {
-        let mut world = World::new(workflows);
-        for step in &steps {
-            world.step(step);
-        }
-        world.heal();
-        world.check_promises();
+    fn guarantees_hold_after_every_event(story in story()) {
+        live_through(story);
     }
 }

@@ -29,4 +29,6 @@ mod shards;
 mod shell;
 mod size;
 mod timeouts;
+#[cfg(feature = "weakened")]
+mod weakened;
 mod worker;

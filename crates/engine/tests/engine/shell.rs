@@ -458,6 +458,7 @@ impl Shell {
             Held {
                 attempt,
                 stopped: false,
+                is_forgotten: false,
                 outcome: None,
                 upstreams: UpstreamReport::default(),
             },
@@ -518,6 +519,12 @@ impl Shell {
     pub(crate) fn restart(&mut self, worker: usize) {
         self.leave(worker);
         let worker = &mut self.workers[worker];
+        let runs = |held: &&Held| held.outcome.is_none() && !held.is_forgotten;
+        for held in worker.held.values().filter(runs) {
+            let attempt = &held.attempt;
+            let task = (attempt.number, attempt.task);
+            self.audit.lost.insert(task, attempt.attempt);
+        }
         worker.instance += 1;
         worker.held.clear();
     }

@@ -30,6 +30,8 @@ pub(crate) struct FakeWorker {
 pub(crate) struct Held {
     pub(crate) attempt: Attempt,
     pub(crate) stopped: bool,
+    /// Whether the engine need not know of it.
+    pub(crate) is_forgotten: bool,
     pub(crate) outcome: Option<AttemptResult>,
     /// What the outcome tells of upstreams.
     pub(crate) upstreams: UpstreamReport,

@@ -16,6 +16,7 @@
 //! in the other mode and so waits for a transaction that has begun; one that comes later fails by its
 //! epochs. Then a single row tells whether the old transaction is there.
 
+use levelflow_common::Protection;
 use levelflow_runtime::postgres::Connection;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -66,8 +67,12 @@ pub(super) async fn write(
         held.member
     );
     let shards = i64::try_from(held.shards.len()).unwrap_or(i64::MAX);
+    let owned = match Protection::ShardEpoch.holds() {
+        true => "count(*) = $1",
+        false => "count(*) <= $1",
+    };
     let check = format!(
-        "SELECT 1 / (count(*) = $1)::int FROM {schema}.shards \
+        "SELECT 1 / ({owned})::int FROM {schema}.shards \
          JOIN unnest($2, $3) AS held (shard, epoch) USING (shard, epoch) WHERE owner = $4"
     );
     let mut statements: Vec<(String, Vec<Parameter<'_>>)> = vec![(

@@ -18,6 +18,7 @@ impl Shell {
         self.committing.clear();
         self.effects.clear();
         self.breakers.clear();
+        self.forget_attempts();
         self.requests.clear();
         self.prepares.clear();
         self.keeping.clear();
@@ -64,7 +65,17 @@ impl Shell {
         self.flush();
         self.commit_all();
         self.engine.give_away(self.now, &given);
+        self.forget_attempts();
         self.settle_event();
         self.away.extend(shards);
+    }
+
+    /// The engine knows of no attempts any more, or not of all.
+    fn forget_attempts(&mut self) {
+        self.audit.lost.clear();
+        let held = self.workers.iter_mut();
+        for held in held.flat_map(|worker| worker.held.values_mut()) {
+            held.is_forgotten = true;
+        }
     }
 }
