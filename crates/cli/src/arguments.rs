@@ -181,6 +181,10 @@ impl ConnectionsArgument {
             flags.text(&format!("worker.connections.{name}.url"), Some(url));
         }
     }
+
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.connections
+    }
 }
 
 /// The file of a workflow.

@@ -1,6 +1,7 @@
 //! What every command has at hand.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use levelflow_common::RunId;
 use levelflow_common::view::RunView;
@@ -21,6 +22,8 @@ use crate::terminal::Terminal;
 pub(crate) struct Context {
     /// The settings of the process.
     pub(crate) settings: Settings,
+    /// The configuration file that was named.
+    pub(crate) config_file: Option<PathBuf>,
     /// Whether to answer in JSON.
     pub(crate) json: bool,
     /// What the standard streams are.

@@ -26,6 +26,9 @@ pub(crate) enum CliError {
     /// The log filter is wrong.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// The program does not know where it is itself.
+    #[error("cannot find this program, to start workers with it")]
+    OwnProgram(#[source] std::io::Error),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -133,6 +136,7 @@ impl CliError {
             Self::NoDataDir | Self::NotConfigured { .. } => Code::ConfigInvalid,
             Self::Signals(_)
             | Self::Threads(_)
+            | Self::OwnProgram(_)
             | Self::Restart(_)
             | Self::Output(_)
             | Self::Json(_) => Code::Internal,

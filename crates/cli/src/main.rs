@@ -10,6 +10,7 @@ mod embedded;
 mod error;
 mod exit;
 mod follow;
+mod local_workers;
 mod progress;
 mod render;
 #[cfg(test)]
@@ -62,6 +63,7 @@ fn start(
     runtime.block_on(async {
         let context = Context {
             settings,
+            config_file: common.config.clone(),
             json: common.json,
             terminal,
             interrupt: shutdown::on_signal().map_err(CliError::Signals)?,

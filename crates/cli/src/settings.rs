@@ -19,6 +19,8 @@ use levelflow_store::postgres::Config as PostgresConfig;
 use levelflow_worker::{NatsConfig, WorkerConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::local_workers::WorkerRange;
+
 /// The settings of the program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -47,6 +49,16 @@ pub(crate) struct Settings {
     pub(crate) embeddings: EmbeddingConfig,
     /// The worker.
     pub(crate) worker: WorkerConfig,
+    /// `levelflow dev`.
+    pub(crate) dev: DevSettings,
+}
+
+/// The settings of `levelflow dev`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DevSettings {
+    /// Worker processes; if not given there is one worker in the process of the coordinator.
+    pub(crate) workers: Option<WorkerRange>,
 }
 
 /// The settings of a coordinator.
@@ -424,6 +436,7 @@ impl Default for Settings {
             cache: CacheConfig::default(),
             embeddings: EmbeddingConfig::default(),
             worker: WorkerConfig::default(),
+            dev: DevSettings::default(),
         }
     }
 }

@@ -1,18 +1,18 @@
 //! `levelflow coordinator`: a coordinator for workers in other processes.
 
-use std::path::Path;
+use std::ffi::OsString;
 
 use clap::Args;
 use levelflow_coordinator::{Listen, Storage};
 use serde_json::json;
 
 use crate::arguments::{DataDirArgument, ListenArgument};
-use crate::connection::{Work, data_dir};
+use crate::connection::data_dir;
 use crate::context::Context;
 use crate::embedded::Embedded;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::settings::Flags;
+use crate::settings::{Flags, Settings};
 
 /// Serve a coordinator for workers in other processes
 #[derive(Debug, Args)]
@@ -31,23 +31,38 @@ impl Arguments {
 }
 
 pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
-    serve(context, &data_dir(&context.settings)?, Work::LeaveAlone).await
+    serve(context, &context.settings, Workers::Elsewhere).await
+}
+
+/// The workers that a coordinator starts.
+pub(crate) enum Workers {
+    /// None.
+    Elsewhere,
+    /// One in this process.
+    Here,
+    /// Processes of this program with these arguments, as many as are wanted.
+    Processes(Vec<OsString>),
 }
 
 /// Serves until the user interrupts. The first line says where, for people and for programs that
 /// started this one.
 pub(crate) async fn serve(
     context: &Context,
-    data_dir: &Path,
-    work: Work,
+    settings: &Settings,
+    workers: Workers,
 ) -> Result<Exit, CliError> {
-    let settings = &context.settings;
-    let storage = settings.storage(data_dir.to_owned());
+    let data_dir = &data_dir(settings)?;
+    let storage = settings.storage(data_dir.clone());
     let is_shared = matches!(storage, Storage::Postgres(_));
     let listen = Some(settings.listen.clone());
     let mut embedded = Embedded::start(settings, storage, listen).await?;
-    if work == Work::Do {
-        embedded.start_worker(settings, data_dir)?;
+    match workers {
+        Workers::Elsewhere => {}
+        Workers::Here => embedded.start_worker(settings, data_dir)?,
+        Workers::Processes(arguments) => {
+            let config = context.config_file.as_deref();
+            embedded.start_processes(settings, arguments, config)?;
+        }
     }
     let address = embedded.address().unwrap_or(&settings.listen).clone();
     if context.json {

@@ -64,9 +64,9 @@ impl Command {
     pub(crate) async fn execute(self, context: &Context) -> Result<Exit, CliError> {
         match self {
             Self::Run(arguments) => run::execute(arguments, context).await,
-            Self::Dev(_) => dev::execute(context).await,
+            Self::Dev(arguments) => dev::execute(&arguments, context).await,
             Self::Coordinator(_) => coordinator::execute(context).await,
-            Self::Worker(_) => worker::execute(context).await,
+            Self::Worker(arguments) => worker::execute(&arguments, context).await,
             Self::Submit(arguments) => submit::execute(arguments, context).await,
             Self::Watch(arguments) => watch::execute(arguments, context).await,
             Self::List(arguments) => list::execute(arguments, context).await,

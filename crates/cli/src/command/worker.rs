@@ -3,6 +3,7 @@
 use clap::Args;
 use levelflow_worker::Worker;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{ConnectionsArgument, SlotsArgument, pair};
 use crate::connection::url;
@@ -41,6 +42,9 @@ pub(crate) struct Arguments {
     /// such as 10.0.0.0/8 or db.internal:8080; may be given several times
     #[arg(long = "allow-http", value_name = "TARGET")]
     allow_http: Vec<String>,
+    /// Stop, as on an interrupt, when standard input closes: for programs that start workers
+    #[arg(long)]
+    stop_with_stdin: bool,
 }
 
 impl Arguments {
@@ -57,7 +61,10 @@ impl Arguments {
     }
 }
 
-pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
+pub(crate) async fn execute(arguments: &Arguments, context: &Context) -> Result<Exit, CliError> {
+    if arguments.stop_with_stdin {
+        stop_with_stdin(context.interrupt.clone());
+    }
     let mut config = context.settings.worker.clone();
     if let Some(address) = &context.settings.address {
         config.address.clone_from(address);
@@ -85,4 +92,13 @@ pub(crate) async fn execute(context: &Context) -> Result<Exit, CliError> {
     let ended = worker.run(context.interrupt.clone()).await?;
     ended.restart_program().map_err(CliError::Restart)?;
     Ok(Exit::Success)
+}
+
+/// Interrupts when standard input closes. On a thread of its own, which a process that ends does not wait for.
+fn stop_with_stdin(interrupt: CancellationToken) {
+    std::thread::spawn(move || {
+        // What is written there has no meaning, and one that cannot be read is as good as closed.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        interrupt.cancel();
+    });
 }

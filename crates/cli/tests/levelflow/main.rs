@@ -22,6 +22,7 @@ mod https;
 #[cfg(target_os = "linux")]
 mod leak;
 #[cfg(target_os = "linux")]
+mod local_workers;
 mod memory;
 mod nats;
 #[path = "../../../transport/tests/transport/server.rs"]
