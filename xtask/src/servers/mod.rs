@@ -29,8 +29,9 @@ struct Server {
 /// The servers that tests need. They are stopped when this is dropped.
 pub(crate) struct Servers {
     running: Vec<Server>,
-    /// The program of the NATS server: tests that stop one, or want other settings, start their own.
+    /// The programs of servers that tests start for themselves, to stop them or to have other settings.
     nats: PathBuf,
+    postgres: postgres::Programs,
     /// Removed after the servers have ended.
     _folder: TempDir,
 }
@@ -42,7 +43,9 @@ impl Servers {
             .prefix("levelflow-servers-")
             .tempdir()
             .context("no temporary directory for servers")?;
-        let postgres = postgres::start(folder.path()).context("PostgreSQL does not start")?;
+        let postgres_programs = postgres::Programs::find().context("PostgreSQL is missing")?;
+        let postgres = postgres::start(folder.path(), &postgres_programs)
+            .context("PostgreSQL does not start")?;
         let pgbouncer = pgbouncer::start(folder.path(), &postgres.address)
             .context("PgBouncer does not start")?;
         let nats = nats::program().context("NATS is missing")?;
@@ -59,6 +62,7 @@ impl Servers {
         Ok(Self {
             running,
             nats,
+            postgres: postgres_programs,
             _folder: folder,
         })
     }
@@ -69,6 +73,7 @@ impl Servers {
             command.env(server.variable, &server.address);
         }
         command.env(nats::PROGRAM_VARIABLE, &self.nats);
+        self.postgres.tell(command);
     }
 }
 

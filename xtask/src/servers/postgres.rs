@@ -15,21 +15,51 @@ use super::{Server, free_port, install};
 
 /// The variable that holds the address of the server.
 const VARIABLE: &str = "TEST_POSTGRES_URL";
+/// The variables of tests that start and stop a server of their own: the folder of its programs, and the user and
+/// group as which it has to run, if these are not those of the test.
+const PROGRAMS_VARIABLE: &str = "TEST_POSTGRES_PROGRAMS";
+const USER_VARIABLE: &str = "TEST_POSTGRES_USER";
 /// Where distributions put the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// Users as which it may run when this program runs as root, which it refuses to run as.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
+/// The programs of the server.
+pub(super) struct Programs {
+    folder: PathBuf,
+    /// As whom they have to run; as whoever runs this if not given.
+    user: Option<User>,
+}
+
+impl Programs {
+    /// Installs them if there are none.
+    pub(super) fn find() -> Result<Self> {
+        let user = match geteuid().is_root() {
+            true => Some(ordinary_user()?),
+            false => None,
+        };
+        let folder = programs()?;
+        Ok(Self { folder, user })
+    }
+
+    /// Tells a command how to start a server.
+    pub(super) fn tell(&self, command: &mut Command) {
+        command.env(PROGRAMS_VARIABLE, &self.folder);
+        if let Some(user) = &self.user {
+            command.env(USER_VARIABLE, format!("{}:{}", user.uid, user.gid));
+        }
+    }
+}
+
 /// Starts a server with a new cluster of databases.
-pub(super) fn start(folder: &Path) -> Result<Server> {
-    let programs = programs()?;
+pub(super) fn start(folder: &Path, programs: &Programs) -> Result<Server> {
+    let Programs {
+        folder: programs,
+        user,
+    } = programs;
     let home = folder.join("postgres");
     fs::create_dir(&home)?;
-    let user = match geteuid().is_root() {
-        true => Some(ordinary_user()?),
-        false => None,
-    };
-    if let Some(user) = &user {
+    if let Some(user) = user {
         // The way to the data has to be open, too.
         for path in [folder, home.as_path()] {
             chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
@@ -38,7 +68,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     let program = |name: &str| {
         let mut command = Command::new(programs.join(name));
         command.current_dir(&home);
-        if let Some(user) = &user {
+        if let Some(user) = user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
         command

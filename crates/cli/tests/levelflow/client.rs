@@ -29,7 +29,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: &str) -> Self {
-        let service = WorkflowServiceClient::new(channel(address).await)
+        Self::over(channel(address).await)
+    }
+
+    pub(crate) fn over(channel: Channel) -> Self {
+        let service = WorkflowServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(usize::MAX);
         Self { service }

@@ -34,19 +34,32 @@ impl Fold {
     /// Takes in all recorded updates of a run.
     ///
     /// # Panics
+    /// When [`Fold::try_of`] fails.
+    pub(crate) fn of(updates: &[RunUpdate]) -> Self {
+        Self::try_of(updates).unwrap_or_else(|problem| panic!("{problem}: {updates:?}"))
+    }
+
+    /// Takes in all recorded updates of a run.
+    ///
+    /// # Errors
     /// When a sequence number is missing or repeated, a task ends twice, something happens after the end,
     /// or there is no end.
-    pub(crate) fn of(updates: &[RunUpdate]) -> Self {
+    pub(crate) fn try_of(updates: &[RunUpdate]) -> Result<Self, String> {
         let mut tasks = BTreeMap::new();
         let mut end = None;
         for (expected, update) in (1..).zip(updates) {
-            assert_eq!(update.sequence, expected, "{updates:?}");
-            assert!(end.is_none(), "after the end: {update:?}");
+            if update.sequence != expected {
+                return Err(format!("{} is where {expected} should be", update.sequence));
+            }
+            if end.is_some() {
+                return Err(format!("after the end came {update:?}"));
+            }
             for event in &update.events {
                 if let Some((task, ended)) = task_end(update.at, event) {
                     let key = key(task);
-                    let earlier = tasks.insert(key.clone(), ended);
-                    assert_eq!(earlier, None, "{key:?} ended twice");
+                    if let Some(earlier) = tasks.insert(key.clone(), ended) {
+                        return Err(format!("{key:?} ended twice, first as {earlier:?}"));
+                    }
                 }
                 if let RunEvent::Finished {
                     status,
@@ -58,8 +71,10 @@ impl Fold {
                 }
             }
         }
-        let (status, outputs, failure) = end.expect("the run has ended");
-        Self {
+        let Some((status, outputs, failure)) = end else {
+            return Err("there is no end".to_owned());
+        };
+        Ok(Self {
             sequence: updates.len() as u64,
             submitted_at: updates[0].at,
             finished_at: updates[updates.len() - 1].at,
@@ -67,7 +82,7 @@ impl Fold {
             outputs,
             failure,
             tasks,
-        }
+        })
     }
 
     /// What the server says of a run that has ended.

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Cluster, Coordinator};
+use super::super::{Cluster, Coordinator};
 use crate::client::Client;
 use crate::generated::Shape;
 use crate::harness::DEADLINE;
