@@ -28,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Workflows of HTTP calls, against executors that keep nothing.
     Baseline(suite::baseline::Arguments),
+    /// A burst of tasks: how soon `levelflow dev` has more worker processes.
+    Burst(suite::burst::Arguments),
     /// What the result cache saves.
     Cache(suite::cache::Arguments),
     /// Several coordinators on one PostgreSQL.
@@ -76,6 +78,7 @@ fn main() -> Result<()> {
     machine::watch()?;
     match Arguments::parse().command {
         Command::Baseline(arguments) => suite::baseline::run(&arguments),
+        Command::Burst(arguments) => suite::burst::run(&arguments),
         Command::Cache(arguments) => suite::cache::run(&arguments),
         Command::Cluster(arguments) => suite::cluster::run(&arguments),
         Command::Cpu(arguments) => suite::cpu::run(&arguments),

@@ -1,6 +1,7 @@
 //! The suites.
 
 pub(crate) mod baseline;
+pub(crate) mod burst;
 pub(crate) mod cache;
 pub(crate) mod cluster;
 pub(crate) mod cpu;

@@ -60,10 +60,13 @@ async fn dev(home: &Home, workers: &str) -> (Running, String) {
 
 /// The processes that a process has started and that have not ended.
 fn children(of: i32) -> BTreeSet<i32> {
-    let path = format!("/proc/{of}/task/{of}/children");
-    let children = std::fs::read_to_string(path).unwrap_or_default();
-    let children = children.split_whitespace();
-    children.map(|pid| pid.parse().unwrap()).collect()
+    let threads = std::fs::read_dir(format!("/proc/{of}/task")).unwrap();
+    let children = threads.map(|thread| thread.unwrap().path().join("children"));
+    // A thread may have ended meanwhile.
+    let children = children.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let children: Vec<_> = children.collect();
+    let pids = children.iter().flat_map(|it| it.split_whitespace());
+    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn is_there(pid: i32) -> bool {

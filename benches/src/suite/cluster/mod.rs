@@ -1,20 +1,20 @@
 //! Several coordinators on one PostgreSQL: what they do together, and how soon the runs of one that dies go on.
 
-use std::time::{Duration, Instant};
+mod failover;
+mod limit;
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
-use hdrhistogram::Histogram;
-use levelflow_common::workflow::Workflow;
 use levelflow_proto::v1;
 use levelflow_proto::v1::cluster_service_client::ClusterServiceClient;
-use levelflow_proto::v1::run_event::Event;
-use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
+use self::failover::failover;
+use self::limit::{BATCHES, Limit};
 use super::Common;
 use super::engine::line;
 use crate::client::Client;
@@ -28,15 +28,14 @@ use crate::shape::{Durable, Shape};
 const WARM_UP: Duration = Duration::from_secs(1);
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Tasks of a run that a kill meets on its way: pairs of a sleep and a task that does nothing.
-const STEPS: usize = 60;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The database that the coordinators share.
     #[arg(long, value_name = "URL")]
     postgres: String,
-    /// A NATS server: measures one coordinator also with its worker behind it.
+    /// A NATS server: measures one coordinator also with its worker behind it, and the kills with all workers
+    /// behind it.
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
     /// Runs that are open at once, over all coordinators.
@@ -63,7 +62,14 @@ struct Report {
     seconds: f64,
     in_flight: usize,
     slots: usize,
+    /// Rows of a journal per second that a bare loop writes, in transactions of 64 and of 256.
+    limit_rows_per_s: [Figure; BATCHES.len()],
     one_coordinator_tasks_per_s: Figure,
+    /// Of the rows per second of the bare loop with the larger transactions: a task is a row of the journal.
+    one_over_limit: Figure,
+    /// Time of a core that coordinators spend on a task, with one and with two, in microseconds.
+    one_coordinator_cpu_us: Figure,
+    two_coordinators_cpu_us: Figure,
     two_coordinators_tasks_per_s: Figure,
     two_over_one: Figure,
     /// One coordinator, with its worker behind NATS.
@@ -88,7 +94,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "cluster, small, strict, PostgreSQL, {} runs in flight, {} rounds of {} s (median, min–max)",
             report.in_flight, report.rounds, report.seconds
         ),
+        line(
+            "bare loop, 64 rows a commit, rows/s",
+            report.limit_rows_per_s[0],
+        ),
+        line(
+            "bare loop, 256 rows a commit, rows/s",
+            report.limit_rows_per_s[1],
+        ),
         line("1 coordinator, tasks/s", report.one_coordinator_tasks_per_s),
+        line("1 coordinator over the limit", report.one_over_limit),
+        line(
+            "1 coordinator, CPU us a task",
+            report.one_coordinator_cpu_us,
+        ),
+        line(
+            "2 coordinators, CPU us a task",
+            report.two_coordinators_cpu_us,
+        ),
         line(
             "2 coordinators, tasks/s",
             report.two_coordinators_tasks_per_s,
@@ -132,8 +155,7 @@ impl Shared {
         nats: Option<&String>,
     ) -> Result<Self> {
         let mut layout = arguments.common.layout();
-        let micros = std::time::UNIX_EPOCH.elapsed()?.as_micros();
-        let name = format!("bench_{micros}");
+        let name = unique_name()?;
         layout.nats = nats.map(|url| NatsServer {
             url: url.clone(),
             prefix: name.clone(),
@@ -162,6 +184,11 @@ impl Shared {
         self.coordinators
             .push(start_coordinator(None, &self.layout)?);
         Ok(())
+    }
+
+    /// User and system time of the coordinators so far.
+    fn cpu_seconds(&self) -> Result<f64> {
+        self.coordinators.iter().map(Process::cpu_seconds).sum()
     }
 
     fn address(&self, coordinator: usize) -> String {
@@ -207,13 +234,26 @@ impl Shared {
 async fn measure(arguments: &Arguments) -> Result<Report> {
     let rounds = arguments.common.rounds;
     let (mut one, mut two, mut nats) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut one_cpu, mut two_cpu) = (Vec::new(), Vec::new());
+    let mut limits = [const { Vec::new() }; BATCHES.len()];
+    let time = Duration::from_secs_f64(arguments.seconds / 2.0);
     for round in 1..=rounds {
-        one.push(throughput(arguments, 1, None).await?);
-        two.push(throughput(arguments, 2, None).await?);
-        if let Some(url) = &arguments.nats {
-            nats.push(throughput(arguments, 1, Some(url)).await?);
+        let mut limit = Limit::open(&arguments.postgres, unique_name()?).await?;
+        for (batch, rates) in BATCHES.into_iter().zip(&mut limits) {
+            rates.push(limit.rows_per_s(batch, time).await?);
         }
-        let rates = [&one, &two, &nats];
+        limit.close().await?;
+        for (coordinators, rates, cpu) in [(1, &mut one, &mut one_cpu), (2, &mut two, &mut two_cpu)]
+        {
+            let seen = throughput(arguments, coordinators, None).await?;
+            rates.push(seen.tasks_per_s);
+            cpu.push(seen.cpu_us);
+        }
+        if let Some(url) = &arguments.nats {
+            nats.push(throughput(arguments, 1, Some(url)).await?.tasks_per_s);
+        }
+        let [_, limit] = &limits;
+        let rates = [limit, &one, &two, &nats];
         let rates = rates.map(|rates| rates.last().map(|rate| rate.round()));
         let rates = rates.into_iter().flatten();
         eprintln!(
@@ -234,6 +274,10 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         in_flight: arguments.in_flight,
         slots: arguments.common.slots,
         two_over_one: Figure::of(over(&two)),
+        one_over_limit: Figure::of(one.iter().zip(&limits[1]).map(|(one, limit)| one / limit)),
+        limit_rows_per_s: limits.map(Figure::of),
+        one_coordinator_cpu_us: Figure::of(one_cpu),
+        two_coordinators_cpu_us: Figure::of(two_cpu),
         nats_over_grpc: has_nats.then(|| Figure::of(over(&nats))),
         nats_tasks_per_s: has_nats.then(|| Figure::of(nats)),
         one_coordinator_tasks_per_s: Figure::of(one),
@@ -248,12 +292,19 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     })
 }
 
-/// Tasks per second of a closed loop over so many coordinators and as many workers.
+/// A closed loop.
+struct Throughput {
+    tasks_per_s: f64,
+    /// Time of a core that the coordinators spent on a task, in microseconds.
+    cpu_us: f64,
+}
+
+/// A closed loop over so many coordinators and as many workers.
 async fn throughput(
     arguments: &Arguments,
     coordinators: usize,
     nats: Option<&String>,
-) -> Result<f64> {
+) -> Result<Throughput> {
     let shared = Shared::start(arguments, coordinators, coordinators, nats).await?;
     let mut clients = Vec::new();
     for coordinator in 0..coordinators {
@@ -266,136 +317,25 @@ async fn throughput(
         .map(|client| client.keep_in_flight(each, WARM_UP));
     try_join_all(warm).await?;
     let time = Duration::from_secs_f64(arguments.seconds);
+    let before = shared.cpu_seconds()?;
     let measured = clients
         .iter_mut()
         .map(|client| client.keep_in_flight(each, time));
     let measured = try_join_all(measured).await?;
+    let cpu_seconds = shared.cpu_seconds()? - before;
+    let tasks = Shape::Small.tasks() as f64;
+    let runs: f64 = measured.iter().map(|seen| seen.runs as f64).sum();
     let rate = measured
         .iter()
         .map(|seen| seen.runs as f64 / seen.elapsed.as_secs_f64());
-    Ok(rate.sum::<f64>() * Shape::Small.tasks() as f64)
-}
-
-struct Failover {
-    /// In microseconds.
-    moved: Histogram<u64>,
-    lost: usize,
-    twice: usize,
-}
-
-/// What became of one run.
-struct Fate {
-    moved_after: Duration,
-    is_lost: bool,
-    twice: usize,
-}
-
-async fn failover(arguments: &Arguments) -> Result<Failover> {
-    let mut shared = Shared::start(arguments, 3, 4, None).await?;
-    let mut result = Failover {
-        moved: Histogram::new(3)?,
-        lost: 0,
-        twice: 0,
-    };
-    for kill in 1..=arguments.kills {
-        // They are in shards of the coordinator that is asked: the oldest.
-        let mut victim = WorkflowServiceClient::new(shared.channel(0).await?);
-        let mut runs = Vec::new();
-        for _ in 0..arguments.runs {
-            let request = v1::SubmitWorkflowRequest {
-                workflow: Some(v1::WorkflowSource {
-                    source: Some(v1::workflow_source::Source::Definition(steps().into())),
-                }),
-                ..Default::default()
-            };
-            runs.push(victim.submit_workflow(request).await?.into_inner().run_id);
-        }
-        sleep(Duration::from_millis(300)).await;
-        shared.coordinators[0].kill()?;
-        let killed = Instant::now();
-        shared.coordinators.remove(0);
-        let survivor = WorkflowServiceClient::new(shared.channel(0).await?);
-        let fates = runs
-            .into_iter()
-            .map(|run| fate(survivor.clone(), run, killed));
-        let fates = timeout(DEADLINE * 2, try_join_all(fates)).await;
-        let fates = fates.context("a run does not go on")??;
-        for fate in &fates {
-            result.moved.record(fate.moved_after.as_micros() as u64)?;
-            result.lost += usize::from(fate.is_lost);
-            result.twice += fate.twice;
-        }
-        let slowest = fates.iter().map(|fate| fate.moved_after).max();
-        eprintln!("kill {kill} of {}: {slowest:?}", arguments.kills);
-        shared.add_coordinator()?;
-        shared.is_even().await?;
-    }
-    Ok(result)
-}
-
-/// Follows a run of a killed coordinator to its end.
-async fn fate(
-    mut client: WorkflowServiceClient<Channel>,
-    run_id: String,
-    killed: Instant,
-) -> Result<Fate> {
-    let before = killed_at_us(killed)?;
-    let request = v1::WatchRunRequest {
-        run_id,
-        ..Default::default()
-    };
-    let mut updates = client.watch_run(request).await?.into_inner();
-    let mut moved_at = None;
-    let mut succeeded = std::collections::BTreeMap::<String, usize>::new();
-    let mut has_succeeded = false;
-    while let Some(update) = updates.message().await? {
-        for event in update.events {
-            match event.event {
-                Some(Event::TaskSucceeded(done)) => {
-                    let task = done.task.context("it has a task")?.task_id;
-                    *succeeded.entry(task).or_default() += 1;
-                    if update.at_us > before {
-                        moved_at.get_or_insert(update.at_us);
-                    }
-                }
-                Some(Event::Finished(end)) => {
-                    has_succeeded = end.status() == v1::RunStatus::Succeeded;
-                }
-                _ => {}
-            }
-        }
-    }
-    let moved_at = moved_at.context("it had ended before the kill")?;
-    Ok(Fate {
-        moved_after: Duration::from_micros(moved_at - before),
-        is_lost: !has_succeeded || succeeded.len() != 2 * STEPS,
-        twice: succeeded.values().filter(|&&times| times > 1).count(),
+    Ok(Throughput {
+        tasks_per_s: rate.sum::<f64>() * tasks,
+        cpu_us: cpu_seconds * 1e6 / (runs * tasks),
     })
 }
 
-/// The wall time of an instant, in microseconds.
-fn killed_at_us(killed: Instant) -> Result<u64> {
-    let now = std::time::UNIX_EPOCH.elapsed()?;
-    Ok((now - killed.elapsed()).as_micros() as u64)
-}
-
-/// A run that sleeps and works in turn.
-fn steps() -> Workflow {
-    let mut tasks = Vec::new();
-    for step in 0..STEPS {
-        let needs: Vec<String> = step
-            .checked_sub(1)
-            .map(|it| format!("t{it}"))
-            .into_iter()
-            .collect();
-        tasks.push(json!({
-            "id": format!("s{step}"), "type": "sleep", "needs": needs, "with": { "duration": "50ms" },
-        }));
-        tasks.push(json!({
-            "id": format!("t{step}"), "type": "handler", "needs": [format!("s{step}")],
-            "with": { "name": "noop" },
-        }));
-    }
-    let workflow = json!({ "name": "steps", "tasks": tasks });
-    serde_json::from_value(workflow).expect("the steps are a workflow")
+/// A name that nobody else uses.
+fn unique_name() -> Result<String> {
+    let micros = std::time::UNIX_EPOCH.elapsed()?.as_micros();
+    Ok(format!("bench_{micros}"))
 }
