@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+#[cfg(feature = "weakened")]
+use levelflow_common::protection::{Protection, weakened};
 use levelflow_common::{CacheUse, Priority, Workflow};
 use levelflow_runtime::config::FILE_VARIABLE;
 
@@ -15,13 +17,22 @@ use crate::command::{
 };
 use crate::settings::Flags;
 
+#[cfg(not(feature = "weakened"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What this build is must not go unnoticed.
+#[cfg(feature = "weakened")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " WEAKENED: protections can be switched off, for tests only"
+);
+
 /// Runs workflows: DAGs of tasks, durably, on this machine or on many.
 ///
 /// Settings come from the configuration file, then from LEVELFLOW_… variables, then from flags.
 /// Exit codes: 0 success, 1 the run did not succeed, 2 the file, the usage or the request is wrong,
 /// 3 something else went wrong, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "levelflow", version, max_term_width = 100)]
+#[command(name = "levelflow", version = VERSION, max_term_width = 100)]
 pub(crate) struct CommandLine {
     #[command(flatten)]
     pub(crate) common: CommonArguments,
@@ -45,6 +56,10 @@ pub(crate) struct CommonArguments {
     /// How log lines look [env: LEVELFLOW_LOG_FORMAT]
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormatArgument>,
+    /// Switch off what a guarantee rests on, to see that its tests notice
+    #[cfg(feature = "weakened")]
+    #[arg(long, global = true, value_name = "PROTECTION", value_parser = protection_parser())]
+    pub(crate) without: Option<Protection>,
 }
 
 /// How log lines look.
@@ -89,6 +104,15 @@ impl CommonArguments {
             LogFormatArgument::Json => "json",
         });
         flags.text("log_format", format);
+    }
+
+    /// Switches off what is to be off.
+    #[cfg(feature = "weakened")]
+    pub(crate) fn weaken(&self) {
+        if let Some(protection) = self.without {
+            weakened::switch_off(Some(protection));
+            tracing::error!(protection = %protection, "a protection is off, guarantees do not hold");
+        }
     }
 }
 
@@ -257,6 +281,18 @@ fn cache_use_parser() -> impl clap::builder::TypedValueParser<Value = CacheUse> 
             .find(|cache| cache.as_str() == word)
             .ok_or("not a use of the cache")
     })
+}
+
+#[cfg(feature = "weakened")]
+fn protection_parser() -> impl clap::builder::TypedValueParser<Value = Protection> {
+    clap::builder::PossibleValuesParser::new(Protection::ALL.map(Protection::as_str)).try_map(
+        |word| {
+            Protection::ALL
+                .into_iter()
+                .find(|protection| protection.as_str() == word)
+                .ok_or("unknown protection")
+        },
+    )
 }
 
 fn priority_parser() -> impl clap::builder::TypedValueParser<Value = Priority> {

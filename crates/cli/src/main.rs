@@ -59,6 +59,8 @@ fn start(
         .as_deref()
         .unwrap_or(command.default_log_filter());
     telemetry::init(filter, settings.log_format)?;
+    #[cfg(feature = "weakened")]
+    common.weaken();
     let runtime = threads::runtime(settings.threads).map_err(CliError::Threads)?;
     runtime.block_on(async {
         let context = Context {

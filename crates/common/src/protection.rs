@@ -27,7 +27,7 @@ pub enum Protection {
     EmptiedQueue,
     /// A backoff goes on after a restart.
     DurableBackoff,
-    /// All that changes a run is written to its journal, and the store refuses a gap.
+    /// All that changes a run is written to its journal.
     WrittenChange,
     /// Cached results are found by their own tenant only.
     TenantInKey,
