@@ -24,6 +24,18 @@ pub use error::{ApiError, FieldViolation};
 pub use invalid::{InvalidField, InvalidMessage};
 pub use status::{from_status, http_status, to_status};
 
+/// What KEDA asks an external scaler.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    rustdoc::all
+)]
+pub mod keda {
+    tonic::include_proto!("externalscaler");
+}
+
 /// Version 1 of the API.
 #[allow(
     missing_docs,

@@ -12,8 +12,8 @@ use levelflow_runtime::config::FILE_VARIABLE;
 
 use crate::client::Submission;
 use crate::command::{
-    breakers, cache, cancel, cluster, completions, coordinator, dev, get, list, plan, resume, run,
-    schema, submit, top, validate, watch, why, worker, workers,
+    autoscale, breakers, cache, cancel, cluster, completions, coordinator, dev, get, list, plan,
+    resume, run, schema, submit, top, validate, watch, why, worker, workers,
 };
 use crate::settings::Flags;
 
@@ -91,6 +91,7 @@ pub(crate) enum Command {
     Top(top::Arguments),
     Cache(cache::Arguments),
     Cluster(cluster::Arguments),
+    Autoscale(autoscale::Arguments),
     Validate(validate::Arguments),
     Schema(schema::Arguments),
     Completions(completions::Arguments),

@@ -12,6 +12,7 @@ use levelflow_common::view::{BreakerView, RunSummary, RunView};
 use levelflow_common::{
     CacheUse, ChunkCursor, ChunkEvent, Code, Priority, RunId, RunStatus, TaskStatus, Workflow,
 };
+use levelflow_proto::v1::autoscale_service_client::AutoscaleServiceClient;
 use levelflow_proto::v1::cache_service_client::CacheServiceClient;
 use levelflow_proto::v1::cluster_service_client::ClusterServiceClient;
 use levelflow_proto::v1::invalidate_cache_request::Target;
@@ -36,6 +37,7 @@ pub(crate) struct Client {
     service: WorkflowServiceClient<Channel>,
     caches: CacheServiceClient<Channel>,
     clusters: ClusterServiceClient<Channel>,
+    autoscales: AutoscaleServiceClient<Channel>,
 }
 
 /// A run to submit.
@@ -106,6 +108,7 @@ impl Client {
     pub(crate) fn new(channel: Channel) -> Self {
         let caches = CacheServiceClient::new(channel.clone());
         let clusters = ClusterServiceClient::new(channel.clone());
+        let autoscales = AutoscaleServiceClient::new(channel.clone());
         let service = WorkflowServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -113,6 +116,7 @@ impl Client {
             service,
             caches,
             clusters,
+            autoscales,
         }
     }
 
@@ -408,6 +412,20 @@ impl Client {
         let response = clusters.get_cluster(v1::GetClusterRequest {}).await;
         let response = response.map_err(|status| from_status(&status))?;
         Ok(response.into_inner())
+    }
+}
+
+/// The number of workers.
+impl Client {
+    pub(crate) async fn autoscale(
+        &self,
+        queue: String,
+    ) -> Result<v1::GetAutoscaleResponse, ApiError> {
+        let request = v1::GetAutoscaleRequest { queue };
+        let response = self.autoscales.clone().get_autoscale(request).await;
+        Ok(response
+            .map_err(|status| from_status(&status))?
+            .into_inner())
     }
 }
 

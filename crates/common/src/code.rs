@@ -96,6 +96,10 @@ codes! {
     TooManyRequests = "too_many_requests", Exhausted;
     /// The server is starting.
     NotReady = "not_ready", Unavailable;
+    /// Nothing is decided about the number of workers.
+    AutoscaleOff = "autoscale_off", Conflict;
+    /// Too many queues have their workers decided about on their own.
+    TooManyQueues = "too_many_queues", Exhausted;
     /// The coordinator has no cache.
     CacheOff = "cache_off", Conflict;
     /// The server is stopping.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::actor::{self, Actor, Message, Parts};
 use crate::alert::AlertFeed;
-use crate::autoscale::{Autoscale, Decisions};
+use crate::autoscale::{self, Autoscaling, Decisions};
 use crate::cache::ResultCache;
 use crate::clock::Clock;
 use crate::cluster::{self, Cluster, Leadership};
@@ -51,7 +51,7 @@ pub struct Coordinator {
     /// Cancelled when its shards are with other coordinators, where there are any.
     given: Option<CancellationToken>,
     cache: Option<Cache>,
-    decisions: Option<Decisions>,
+    autoscaling: Option<Autoscaling>,
 }
 
 impl Coordinator {
@@ -142,14 +142,14 @@ impl Coordinator {
             let enforce = retention::enforce(store.clone(), clock, retention, stop.clone());
             levelflow_runtime::task::spawn("retention", enforce);
         }
-        let decisions = config.autoscale.map(|policy| {
-            let autoscale = Autoscale {
+        let autoscaling = config.autoscale.map(|policy| {
+            autoscale::start(autoscale::Parts {
                 policy,
                 actor: sender.clone(),
+                cluster: cluster.clone(),
                 clock,
                 stop: stop.clone(),
-            };
-            autoscale.start()
+            })
         });
         let backend = Backend {
             actor: sender.clone(),
@@ -161,6 +161,7 @@ impl Coordinator {
             clock,
             cache: cache.clone(),
             semantic,
+            autoscaling: autoscaling.clone(),
             dedup_window: config.dedup_window,
             next_session: Arc::new(AtomicU64::new(1)),
         };
@@ -194,7 +195,7 @@ impl Coordinator {
             servers,
             given,
             cache,
-            decisions,
+            autoscaling,
         })
     }
 
@@ -218,7 +219,7 @@ impl Coordinator {
 
     /// How many workers are wanted, decided four times a second; none if it has no policy for that.
     pub fn autoscale(&self) -> Option<Decisions> {
-        self.decisions.clone()
+        self.autoscaling.as_ref().map(Autoscaling::all)
     }
 
     /// Where it serves HTTP.

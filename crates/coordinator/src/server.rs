@@ -4,6 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
+use levelflow_proto::keda::external_scaler_server::ExternalScalerServer;
+use levelflow_proto::v1::autoscale_service_server::AutoscaleServiceServer;
 use levelflow_proto::v1::cache_service_server::CacheServiceServer;
 use levelflow_proto::v1::cluster_service_server::ClusterServiceServer;
 use levelflow_proto::v1::worker_service_server::WorkerServiceServer;
@@ -19,7 +21,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::error::StartError;
 use crate::listen::Listener;
-use crate::service::{Backend, Caches, Clusters, Sessions, Workflows};
+use crate::service::{Autoscales, Backend, Caches, Clusters, KedaScaler, Sessions, Workflows};
 
 /// Bytes that a peer may send before it hears that they were read.
 const WINDOW: u32 = 4 * 1024 * 1024;
@@ -39,6 +41,12 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
     health.set_serving::<WorkerServiceServer<Sessions>>().await;
     health.set_serving::<CacheServiceServer<Caches>>().await;
     health.set_serving::<ClusterServiceServer<Clusters>>().await;
+    health
+        .set_serving::<AutoscaleServiceServer<Autoscales>>()
+        .await;
+    health
+        .set_serving::<ExternalScalerServer<KedaScaler>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -50,6 +58,8 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
     let caches = CacheServiceServer::new(Caches(backend.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let clusters = ClusterServiceServer::new(Clusters(backend.clone()));
+    let autoscales = AutoscaleServiceServer::new(Autoscales(backend.clone()));
+    let keda = ExternalScalerServer::new(KedaScaler(backend.clone()));
     let sessions = WorkerServiceServer::new(Sessions(backend))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -57,6 +67,8 @@ pub(crate) async fn routes(backend: Backend) -> Result<Routes, StartError> {
         .add_service(sessions)
         .add_service(caches)
         .add_service(clusters)
+        .add_service(autoscales)
+        .add_service(keda)
         .add_service(health_service)
         .add_service(reflection))
 }

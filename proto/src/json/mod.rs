@@ -3,6 +3,7 @@
 //! The forms borrow from the views that they show. Their schemas are those of the OpenAPI document.
 
 mod alert;
+mod autoscale;
 mod breaker;
 mod cache;
 mod chunk;
@@ -20,6 +21,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub use alert::{Alert, AlertList};
+pub use autoscale::Autoscale;
 pub use breaker::{Breaker, BreakerList};
 pub use cache::{
     CacheStatistics, CacheTierStatistics, EmbeddingModelStatistics, SemanticStatistics,

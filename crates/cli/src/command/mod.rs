@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod autoscale;
 pub(crate) mod breakers;
 pub(crate) mod cache;
 pub(crate) mod cancel;
@@ -47,6 +48,7 @@ impl Command {
             Self::Top(arguments) => arguments.connection.flags(flags),
             Self::Cache(arguments) => arguments.connection.flags(flags),
             Self::Cluster(arguments) => arguments.connection.flags(flags),
+            Self::Autoscale(arguments) => arguments.flags(flags),
             Self::Plan(_) | Self::Validate(_) | Self::Schema(_) | Self::Completions(_) => {}
         }
     }
@@ -80,6 +82,7 @@ impl Command {
             Self::Top(arguments) => top::execute(&arguments, context).await,
             Self::Cache(arguments) => cache::execute(arguments, context).await,
             Self::Cluster(arguments) => cluster::execute(&arguments, context).await,
+            Self::Autoscale(arguments) => autoscale::execute(arguments, context).await,
             Self::Validate(arguments) => validate::execute(&arguments, context),
             Self::Schema(_) => schema::execute(context),
             Self::Completions(arguments) => completions::execute(&arguments, context),

@@ -1,5 +1,6 @@
 //! What people and programs get to see, made from view models.
 
+pub(crate) mod autoscale;
 pub(crate) mod breaker;
 pub(crate) mod chunk;
 pub(crate) mod cluster;

@@ -5,6 +5,7 @@
 //! to do.
 
 mod balance;
+mod demand;
 mod leadership;
 mod peer;
 
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(crate) use self::demand::DemandElsewhere;
 pub(crate) use self::leadership::{Leadership, Parts};
 pub(crate) use self::peer::{FORWARDED, Peer};
 
@@ -62,6 +64,11 @@ impl Map {
     /// Another coordinator; none if it is this one, or not known.
     pub(crate) fn peer(&self, member: MemberId) -> Option<&Peer> {
         self.peers.get(&member)
+    }
+
+    /// The other coordinators.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (MemberId, &Peer)> {
+        self.peers.iter().map(|(member, peer)| (*member, peer))
     }
 
     fn place(&self, shard: ShardId) -> Place {

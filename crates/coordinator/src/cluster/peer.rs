@@ -1,5 +1,6 @@
 //! Another coordinator, as a client of its API.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
@@ -7,8 +8,10 @@ use levelflow_common::event::{RunUpdate, TaskRef};
 use levelflow_common::limits::MAX_MESSAGE_BYTES;
 use levelflow_common::overview::Overview;
 use levelflow_common::view::{RunSummary, RunView};
-use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId, RunStatus, TaskStatus};
+use levelflow_common::{ChunkCursor, ChunkEvent, Code, RunId, RunStatus, TaskStatus, WorkerId};
+use levelflow_engine::autoscale::{Demand, QueueDemand, WorkerLoad};
 use levelflow_engine::{Explanation, Reason};
+use levelflow_proto::v1::autoscale_service_client::AutoscaleServiceClient;
 use levelflow_proto::v1::workflow_service_client::WorkflowServiceClient;
 use levelflow_proto::{ApiError, Enumeration as _, InvalidField, from_status, v1};
 use tonic::metadata::MetadataValue;
@@ -31,6 +34,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     service: WorkflowServiceClient<InterceptedService<Channel, Forward>>,
+    /// Shared, since it is seldom used and a peer is often copied.
+    autoscale: Arc<AutoscaleServiceClient<InterceptedService<Channel, Forward>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,10 +60,14 @@ impl Peer {
             .keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .connect_lazy();
+        let autoscale = AutoscaleServiceClient::with_interceptor(channel.clone(), Forward);
         let service = WorkflowServiceClient::with_interceptor(channel, Forward)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Some(Self { service })
+        Some(Self {
+            service,
+            autoscale: Arc::new(autoscale),
+        })
     }
 
     pub(crate) async fn submit(
@@ -136,6 +145,32 @@ impl Peer {
     pub(crate) async fn overview(&self) -> Result<Overview, ApiError> {
         let request = soon(v1::GetOverviewRequest {});
         answered(self.service.clone().get_overview(request).await).map(Into::into)
+    }
+
+    /// What waits with it for workers.
+    pub(crate) async fn demand(&self) -> Result<Demand, ApiError> {
+        let request = soon(v1::GetDemandRequest {});
+        let mut autoscale = AutoscaleServiceClient::clone(&self.autoscale);
+        let demand = answered(autoscale.get_demand(request).await)?;
+        let queues = demand.queues.into_iter().map(|queue| QueueDemand {
+            name: queue.name.into(),
+            waiting: queue.waiting,
+            unserved: queue.unserved,
+            oldest_wait: Duration::from_micros(queue.oldest_wait_us),
+            task_time: Duration::from_micros(queue.task_time_us),
+        });
+        let workers = demand.workers.into_iter().map(|worker| WorkerLoad {
+            worker: WorkerId(worker.worker.into()),
+            slots: worker.slots,
+            leases: worker.leases,
+            is_draining: worker.is_draining,
+            queues: worker.queues.into_iter().collect(),
+        });
+        Ok(Demand {
+            queues: queues.collect(),
+            workers: workers.collect(),
+            unheard: Vec::new(),
+        })
     }
 
     /// The updates of a run after a sequence number, with the chunks of its tasks if what is known of

@@ -3,6 +3,7 @@
 //! Each resource has a file with its operations and who handles them. [`route`] makes both the router and
 //! the OpenAPI document of that one table.
 
+mod autoscale;
 mod breakers;
 mod cache;
 mod cluster;
@@ -128,6 +129,7 @@ fn table() -> Routes {
     breakers::routes(&mut routes);
     cache::routes(&mut routes);
     cluster::routes(&mut routes);
+    autoscale::routes(&mut routes);
     overview::routes(&mut routes);
     health::routes(&mut routes);
     metrics::routes(&mut routes);

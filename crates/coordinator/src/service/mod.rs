@@ -1,12 +1,14 @@
 //! The gRPC services. Each call turns wire messages into the vocabulary, asks the actor or the store,
 //! and turns the answer back.
 
+mod autoscale;
 mod breakers;
 mod cache;
 mod chunks;
 mod cluster;
 mod control;
 mod follow;
+mod keda;
 mod listing;
 mod overview;
 mod plan;
@@ -31,15 +33,18 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 
 use crate::actor::{Message, Refused};
+use crate::autoscale::Autoscaling;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, FORWARDED};
 use crate::definitions::Definitions;
 use crate::error::RecoveryError;
 use crate::semantic::Semantic;
 
+pub(crate) use self::autoscale::Autoscales;
 pub(crate) use self::cache::Caches;
 pub(crate) use self::chunks::TaskFollowing;
 pub(crate) use self::cluster::Clusters;
+pub(crate) use self::keda::KedaScaler;
 pub(crate) use self::overview::alert_view;
 pub(crate) use self::session::{Sessions, serve as serve_session};
 pub(crate) use self::submit::bind_inputs;
@@ -62,6 +67,8 @@ pub(crate) struct Backend {
     pub(crate) cache: Option<Cache>,
     /// Results by the meaning of a text, if results are kept.
     pub(crate) semantic: Option<Arc<Semantic>>,
+    /// How many workers are wanted, if that is decided here.
+    pub(crate) autoscaling: Option<Autoscaling>,
     pub(crate) dedup_window: Duration,
     pub(crate) next_session: Arc<AtomicU64>,
 }

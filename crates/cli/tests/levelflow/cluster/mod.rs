@@ -1,5 +1,6 @@
 //! Several coordinators on one PostgreSQL.
 
+mod autoscale;
 mod chaos;
 mod nats;
 mod shards;

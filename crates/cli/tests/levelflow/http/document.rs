@@ -162,7 +162,7 @@ async fn answers_are_as_the_document_says() {
     let Server {
         running: _server,
         api,
-    } = Server::start(&home).await;
+    } = Server::with(&home, &[("LEVELFLOW_COORDINATOR__AUTOSCALE__MAX", "8")]).await;
     let document = document(&api).await;
     let submitted = api
         .post("/api/v1/runs?wait=60s", &json!({ "workflow": quick() }))
@@ -191,6 +191,10 @@ async fn answers_are_as_the_document_says() {
         ("/api/v1/breakers", "/api/v1/breakers".to_owned()),
         ("/api/v1/workers", "/api/v1/workers".to_owned()),
         ("/api/v1/overview", "/api/v1/overview".to_owned()),
+        (
+            "/api/v1/autoscale",
+            "/api/v1/autoscale?queue=default".to_owned(),
+        ),
     ] {
         let answer = api.get(&path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
