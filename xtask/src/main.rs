@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <command>`, from any directory of the workspace.
 
 mod cargo;
+mod chaos;
 mod embedding_model;
 mod instructions;
 mod layers;
@@ -33,6 +34,15 @@ enum Command {
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Run seeds of the chaos suite: a cluster of real processes under faults that the seed decides.
+    Chaos {
+        /// How many seeds.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+    },
     /// Check which crate uses which against the table of layers.
     CheckLayers,
     /// Compare the instructions that fixed workloads take with the counts in benches/instructions.txt.
@@ -47,6 +57,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => test::run(),
         Command::Servers { command } => servers::run(&command),
+        Command::Chaos { seeds, first } => chaos::run(first..first + seeds),
         Command::CheckLayers => layers::check(),
         Command::Instructions { accept: false } => instructions::check(),
         Command::Instructions { accept: true } => instructions::accept(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use levelflow_cache::frame::frame;
 use levelflow_cache::normalize::{words_in, words_in_prompts};
@@ -13,7 +13,8 @@ use levelflow_cache::{
 use levelflow_common::cache::{CacheScope, Normalize};
 use levelflow_common::expression::{ExpressionError, Scope};
 use levelflow_common::{
-    CacheKey, CacheTier, CacheUse, CachedFrom, Code, Failure, FencingToken, RunId, TaskKind, chunk,
+    CacheKey, CacheTier, CacheUse, CachedFrom, Code, Failure, FencingToken, Protection, RunId,
+    TaskKind, chunk,
 };
 use levelflow_embedding::{Origin, Pending};
 use levelflow_engine::command::Computed as Kept;
@@ -129,6 +130,7 @@ impl ResultCache {
         if is_used
             && self.has_shared_tiers()
             && let Some(found) = self.elsewhere(asked.key).await
+            && is_young(&found, asked.ttl)
         {
             return Sought::Found(Box::new(found));
         }
@@ -142,23 +144,32 @@ impl ResultCache {
         if !is_used {
             return Sought::Nothing;
         }
-        let sought = self.similar(&question, &vector).await;
+        let sought = self.similar(&question, &vector, asked.ttl).await;
         self.semantic.answered(since);
         sought
     }
 
-    async fn similar(&self, question: &Question, vector: &Pending) -> Sought {
+    async fn similar(
+        &self,
+        question: &Question,
+        vector: &Pending,
+        ttl: Option<Duration>,
+    ) -> Sought {
         for near in self.semantic.nearest(question, vector).await {
             // Its own result was not there a moment ago.
             if near.key == question.key {
                 continue;
             }
-            let hit = self.cache.find(&near.key).await;
+            let hit = self.cache.find(&near.key).await.map(found);
+            let is_too_old = hit.as_ref().is_some_and(|it| !is_young(it, ttl));
+            if is_too_old {
+                continue;
+            }
             let Some(Found {
                 result: Ok(output),
                 from,
                 ..
-            }) = hit.map(found)
+            }) = hit
             else {
                 self.semantic.gone(question, &near);
                 continue;
@@ -260,6 +271,13 @@ pub(crate) struct Asked {
     pub(crate) key: CacheKey,
     /// That of a nearly equal text, where such a one will do.
     pub(crate) question: Option<Box<Question>>,
+    /// How old it may be.
+    ttl: Option<Duration>,
+}
+
+/// Whether a result will do for a task. It may be kept on the terms of another one, which takes older results.
+fn is_young(found: &Found, ttl: Option<Duration>) -> bool {
+    ttl.is_none_or(|ttl| found.from.age <= ttl) || !Protection::Expiry.holds()
 }
 
 impl Asking<'_> {
@@ -296,15 +314,18 @@ impl Asking<'_> {
                 false => Subject::Input(&subject),
             },
         );
+        let ttl = cache.policy.ttl.map(|ttl| ttl.0);
         let found = match self.cache_use {
             CacheUse::Use => self.cache.in_memory(key),
             CacheUse::Refresh | CacheUse::Off => None,
         };
+        let found = found.filter(|found| is_young(found, ttl));
         let asked = match &found {
             Some(_) => None,
             None => Some(Asked {
                 key,
                 question: self.question(wanted, cache, &exact, key, scope)?,
+                ttl,
             }),
         };
         let lookup = Lookup {

@@ -116,6 +116,23 @@ async fn a_result_is_used_again_until_it_is_made_invalid() {
 }
 
 #[tokio::test]
+async fn a_result_that_another_task_keeps_for_longer_can_be_too_old() {
+    let home = Home::new();
+    let (_server, address) = Running::serve(&home, &["dev"]).await;
+    let client = Client::connect(&address).await;
+    let (patient, strict) = (
+        flow(&home, &json!({ "ttl": "1h" })),
+        flow(&home, &json!({ "ttl": "1ms" })),
+    );
+    assert_eq!(tier(&ended(&client, &patient, CacheUse::Use).await), None);
+    kept(&home, 1).await;
+    let again = ended(&client, &patient, CacheUse::Use).await;
+    assert_eq!(tier(&again), Some(CacheTier::Memory));
+    assert_eq!(tier(&ended(&client, &strict, CacheUse::Use).await), None);
+    assert_eq!(times_run(&home), 2);
+}
+
+#[tokio::test]
 async fn a_hundred_identical_tasks_of_ten_clients_are_computed_once() {
     let home = Home::new();
     let (_server, address) = Running::serve(&home, &["dev"]).await;

@@ -186,6 +186,8 @@ pub(crate) struct Run {
     pub(crate) ends: Vec<RunStatus>,
     /// Its journal.
     pub(crate) history: Vec<RunUpdate>,
+    /// Its journal as other coordinators give it.
+    pub(crate) elsewhere: Vec<Vec<RunUpdate>>,
     /// What is served; none if it is not there.
     pub(crate) view: Option<RunView>,
 }
@@ -272,6 +274,14 @@ impl Evidence {
         }
         evidence.listed = listed(client).await.into_iter().collect();
         evidence
+    }
+
+    /// Adds what another coordinator says of the journals.
+    pub(crate) async fn ask(&mut self, other: &Client) {
+        for (run_id, run) in &mut self.runs {
+            let history = history(other, run_id, run.history.len() as u64).await;
+            run.elsewhere.push(history);
+        }
     }
 
     fn submit(&self, run_id: &str) -> Option<&Submit> {

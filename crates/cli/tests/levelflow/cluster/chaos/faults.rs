@@ -1,4 +1,4 @@
-//! What is done to the cluster, drawn from a seed. Each fault lasts until its effect is seen, and is healed then.
+//! What is done to the cluster, drawn from a seed. A fault lasts until its effect is seen, and is healed then.
 
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ pub(crate) enum Fault {
     ReplaceCoordinator(usize),
     /// A coordinator is stopped until the others have its shards, and then goes on where it was.
     PauseCoordinator(usize),
-    /// A coordinator is told to stop, and hands its shards over.
+    /// A coordinator is told to stop, hands its shards over, and another takes its seat.
     StopCoordinator(usize),
     /// What a coordinator has to say to the database does not get there until the others have its shards.
     StallDatabase(usize),
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     ResetDatabase(usize),
     /// The connections to a coordinator break: those of clients, workers and other coordinators.
     ResetDoor(usize),
-    /// Nothing gets to a coordinator and back until the shards are asked for elsewhere.
+    /// Nothing gets to a coordinator and back, though somebody tries.
     StallDoor(usize),
     /// A worker is killed, and another one starts.
     KillWorker(usize),
@@ -44,78 +44,132 @@ pub(crate) enum Fault {
     WipeNats,
 }
 
-/// The faults of a seed, in their order.
-pub(crate) fn drawn(seed: u64, count: usize, is_over_nats: bool) -> Vec<Fault> {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut faults: Vec<Fault> = Vec::with_capacity(count);
-    while faults.len() < count {
-        let seat = random.random_range(0..COORDINATORS);
-        let worker = random.random_range(0..WORKERS);
-        let mut choice = vec![
-            Fault::KillCoordinator(seat),
-            Fault::ReplaceCoordinator(seat),
-            Fault::PauseCoordinator(seat),
-            Fault::StopCoordinator(seat),
-            Fault::StallDatabase(seat),
-            Fault::KillInCommit(seat),
-            Fault::ResetDatabase(seat),
-            Fault::ResetDoor(seat),
-            Fault::StallDoor(seat),
-            Fault::KillWorker(worker),
-            Fault::PauseWorker(worker),
-            Fault::StopWorker(worker),
-            Fault::StopPostgres,
-        ];
-        if is_over_nats {
-            choice.extend([Fault::ResetNats, Fault::StallNats, Fault::WipeNats]);
+/// Faults that are there at the same time: one, or two.
+pub(crate) type Step = Vec<Fault>;
+
+/// What goes wrong, drawn from a seed.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    /// Whether the next step comes when shards are on their way yet.
+    pub(crate) is_hasty: bool,
+}
+
+impl Plan {
+    /// So many faults, each of another kind.
+    pub(crate) fn draw(seed: u64, count: usize, is_over_nats: bool) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut known = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
+        while known.len() < count {
+            let fault = Fault::draw(&mut random, is_over_nats);
+            let kind = std::mem::discriminant(&fault);
+            if known.contains(&kind) {
+                continue;
+            }
+            known.push(kind);
+            match steps.last_mut() {
+                Some(step) if step.len() == 1 && random.random() && step[0].leaves(fault) => {
+                    step.push(fault);
+                }
+                _ => steps.push(vec![fault]),
+            }
         }
-        let fault = *choice.choose(&mut random).expect("there is a choice");
-        // One kind is enough of each, while there are others.
-        let is_known = |it: &Fault| std::mem::discriminant(it) == std::mem::discriminant(&fault);
-        if !faults.iter().any(is_known) {
-            faults.push(fault);
-        }
+        let is_hasty = random.random();
+        Self { steps, is_hasty }
     }
-    faults
 }
 
 impl Fault {
-    /// Does it, waits for its effect, and heals it.
-    pub(crate) async fn strike(self, rig: &mut Rig) {
+    fn draw(random: &mut StdRng, is_over_nats: bool) -> Self {
+        let seat = random.random_range(0..COORDINATORS);
+        let worker = random.random_range(0..WORKERS);
+        let mut choice = vec![
+            Self::KillCoordinator(seat),
+            Self::ReplaceCoordinator(seat),
+            Self::PauseCoordinator(seat),
+            Self::StopCoordinator(seat),
+            Self::StallDatabase(seat),
+            Self::KillInCommit(seat),
+            Self::ResetDatabase(seat),
+            Self::ResetDoor(seat),
+            Self::StallDoor(seat),
+            Self::KillWorker(worker),
+            Self::PauseWorker(worker),
+            Self::StopWorker(worker),
+            Self::StopPostgres,
+        ];
+        if is_over_nats {
+            choice.extend([Self::ResetNats, Self::StallNats, Self::WipeNats]);
+        }
+        *choice.choose(random).expect("there is a choice")
+    }
+
+    /// The seat that it is done to.
+    fn seat(self) -> Option<usize> {
         match self {
-            Self::KillCoordinator(seat) => {
-                let process = rig.seats[seat].process.take();
-                process.expect("somebody sits there").kill().await;
-                rig.shards_are_with(next(seat), &others(seat)).await;
-                rig.seat(seat).await;
+            Self::KillCoordinator(seat)
+            | Self::ReplaceCoordinator(seat)
+            | Self::PauseCoordinator(seat)
+            | Self::StopCoordinator(seat)
+            | Self::StallDatabase(seat)
+            | Self::KillInCommit(seat)
+            | Self::ResetDatabase(seat)
+            | Self::ResetDoor(seat)
+            | Self::StallDoor(seat) => Some(seat),
+            _ => None,
+        }
+    }
+
+    fn worker(self) -> Option<usize> {
+        match self {
+            Self::KillWorker(worker) | Self::PauseWorker(worker) | Self::StopWorker(worker) => {
+                Some(worker)
             }
+            _ => None,
+        }
+    }
+
+    /// Whether there is something left to which another fault can be done at the same time.
+    fn leaves(self, other: Self) -> bool {
+        let is_same = |one: Option<usize>, two: Option<usize>| one.is_some() && one == two;
+        !is_same(self.seat(), other.seat()) && !is_same(self.worker(), other.worker())
+    }
+
+    /// The seat whose shards go to others while it lasts.
+    fn empties(self) -> Option<usize> {
+        match self {
+            Self::KillCoordinator(_)
+            | Self::PauseCoordinator(_)
+            | Self::StopCoordinator(_)
+            | Self::StallDatabase(_) => self.seat(),
+            _ => None,
+        }
+    }
+
+    /// The seat that does not answer while it lasts.
+    fn silences(self) -> Option<usize> {
+        match self {
+            Self::StallDoor(_) => self.seat(),
+            _ => self.empties(),
+        }
+    }
+
+    /// Does it. Some faults are over then.
+    async fn begin(self, rig: &mut Rig) {
+        match self {
+            Self::KillCoordinator(seat) => rig.kill(seat).await,
             Self::ReplaceCoordinator(seat) => {
-                let process = rig.seats[seat].process.take();
-                process.expect("somebody sits there").kill().await;
+                rig.kill(seat).await;
                 rig.seat(seat).await;
             }
-            Self::PauseCoordinator(seat) => {
-                rig.signal(seat, Signal::SIGSTOP);
-                rig.shards_are_with(next(seat), &others(seat)).await;
-                rig.signal(seat, Signal::SIGCONT);
-            }
-            Self::StopCoordinator(seat) => {
-                rig.signal(seat, Signal::SIGTERM);
-                let process = rig.seats[seat].process.take();
-                let status = process.expect("somebody sits there").ended().await;
-                assert_eq!(status.code(), Some(0));
-                rig.seat(seat).await;
-            }
-            Self::StallDatabase(seat) => {
-                rig.seats[seat].database.stall();
-                rig.shards_are_with(next(seat), &others(seat)).await;
-                rig.seats[seat].database.resume();
-            }
+            Self::PauseCoordinator(seat) => rig.signal(seat, Signal::SIGSTOP),
+            Self::StopCoordinator(seat) => rig.signal(seat, Signal::SIGTERM),
+            Self::StallDatabase(seat) => rig.seats[seat].database.stall(),
             Self::KillInCommit(seat) => {
                 rig.seats[seat].database.stall();
                 rig.seats[seat].database.holds_something_back().await;
-                let process = rig.seats[seat].process.take();
-                process.expect("somebody sits there").kill().await;
+                rig.kill(seat).await;
                 rig.seats[seat].database.resume();
                 rig.seat(seat).await;
             }
@@ -124,38 +178,19 @@ impl Fault {
             Self::StallDoor(seat) => {
                 rig.seats[seat].door.stall();
                 rig.seats[seat].door.holds_something_back().await;
-                rig.seats[seat].door.resume();
             }
             Self::KillWorker(worker) => {
-                let process = rig.workers[worker].take();
-                process.expect("it works").process.kill().await;
-                rig.workers[worker] = Some(rig.hire().await);
+                rig.workers[worker].process.signal(Signal::SIGKILL);
+                rig.replace(worker).await;
             }
-            Self::PauseWorker(worker) => {
-                let signal = |rig: &Rig, signal| {
-                    let process = rig.workers[worker].as_ref();
-                    process.expect("it works").process.signal(signal);
-                };
-                signal(rig, Signal::SIGSTOP);
-                rig.leases_are_over(worker).await;
-                signal(rig, Signal::SIGCONT);
-            }
-            Self::StopWorker(worker) => {
-                let process = rig.workers[worker].take().expect("it works").process;
-                process.signal(Signal::SIGTERM);
-                rig.workers[worker] = Some(rig.hire().await);
-                assert_eq!(process.ended().await.code(), Some(0));
-            }
+            Self::PauseWorker(worker) => rig.workers[worker].process.signal(Signal::SIGSTOP),
+            Self::StopWorker(worker) => rig.workers[worker].process.signal(Signal::SIGTERM),
             Self::StopPostgres => {
                 rig.postgres.stop_immediately();
                 rig.postgres.start_again();
             }
             Self::ResetNats => rig.nats().1.reset(),
-            Self::StallNats => {
-                rig.nats().1.stall();
-                rig.are_without_sessions().await;
-                rig.nats().1.resume();
-            }
+            Self::StallNats => rig.nats().1.stall(),
             Self::WipeNats => {
                 let (server, _) = rig.nats();
                 server.kill();
@@ -163,13 +198,58 @@ impl Fault {
             }
         }
     }
+
+    /// Waits until its effect is seen, while others may be there as well.
+    async fn is_seen(self, rig: &Rig, step: &[Self]) {
+        let without = |taken: fn(Self) -> Option<usize>| -> Vec<usize> {
+            let is_left = |seat: &usize| step.iter().all(|it| taken(*it) != Some(*seat));
+            (0..COORDINATORS).filter(is_left).collect()
+        };
+        let answering = without(Self::silences);
+        match self {
+            Self::KillCoordinator(_) | Self::PauseCoordinator(_) | Self::StallDatabase(_) => {
+                rig.shards_are_with(answering[0], &without(Self::empties))
+                    .await;
+            }
+            Self::PauseWorker(worker) => rig.leases_are_over(worker, &answering).await,
+            Self::StallNats => rig.are_without_sessions(&answering).await,
+            _ => {}
+        }
+    }
+
+    /// Ends it.
+    async fn heal(self, rig: &mut Rig) {
+        match self {
+            Self::KillCoordinator(seat) => rig.seat(seat).await,
+            Self::PauseCoordinator(seat) => rig.signal(seat, Signal::SIGCONT),
+            Self::StopCoordinator(seat) => {
+                let process = rig.seats[seat].process.take();
+                let status = process.expect("somebody sits there").ended().await;
+                assert_eq!(status.code(), Some(0));
+                rig.seat(seat).await;
+            }
+            Self::StallDatabase(seat) => rig.seats[seat].database.resume(),
+            Self::StallDoor(seat) => rig.seats[seat].door.resume(),
+            Self::PauseWorker(worker) => rig.workers[worker].process.signal(Signal::SIGCONT),
+            Self::StopWorker(worker) => {
+                let status = rig.replace(worker).await;
+                assert_eq!(status.code(), Some(0));
+            }
+            Self::StallNats => rig.nats().1.resume(),
+            _ => {}
+        }
+    }
 }
 
-fn next(seat: usize) -> usize {
-    (seat + 1) % COORDINATORS
-}
-
-/// The seats but one.
-fn others(seat: usize) -> Vec<usize> {
-    (0..COORDINATORS).filter(|it| *it != seat).collect()
+/// Does the faults of a step, waits for what they do, and heals them.
+pub(crate) async fn strike(step: &[Fault], rig: &mut Rig) {
+    for fault in step {
+        fault.begin(rig).await;
+    }
+    for fault in step {
+        fault.is_seen(rig, step).await;
+    }
+    for fault in step {
+        fault.heal(rig).await;
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
-use levelflow_common::{Fault, RunStatus, Timestamp};
+use levelflow_common::{CacheTier, Fault, RunStatus, Timestamp};
 
 use super::evidence::{Evidence, Run, mark_of};
 use super::starts::Start;
@@ -359,6 +359,11 @@ pub(crate) fn journals_are_what_is_served(evidence: &Evidence) -> Vec<Violation>
                 )
             });
         }
+        for other in &run.elsewhere {
+            findings.expect(*other == run.history, || {
+                format!("run {run_id}: another coordinator gives another journal: {other:?}")
+            });
+        }
         let Some(view) = &run.view else {
             continue;
         };
@@ -406,7 +411,10 @@ pub(crate) fn the_cache_serves_what_fits(evidence: &Evidence) -> Vec<Violation> 
             findings.expect(wanted.as_deref() == Some(&*origin.input), || {
                 format!("run {run_id}: {task:?} needs {wanted:?} and was given {origin:?}")
             });
-            let ttl = evidence.ttl(run_id, &task.task_id);
+            // What was computed while the task waited for it cannot be too old for it.
+            let ttl = evidence
+                .ttl(run_id, &task.task_id)
+                .filter(|_| cached.tier != CacheTier::Flight);
             findings.expect(ttl.is_none_or(|ttl| cached.age <= ttl), || {
                 format!(
                     "run {run_id}: {task:?} was given what is {:?} old",

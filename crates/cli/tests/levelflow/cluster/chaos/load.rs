@@ -221,10 +221,8 @@ fn task(
     let extra = random.random_range(0..6);
     match way {
         Way::Shared => {
-            let is_short = task["with"]["url"]
-                .as_str()
-                .is_some_and(|url| url.ends_with("-0"));
-            task["cache"] = json!({ "ttl": if is_short { "500ms" } else { "1h" } });
+            let ttl = if extra < 3 { "500ms" } else { "1h" };
+            task["cache"] = json!({ "ttl": ttl });
         }
         Way::Call if extra == 0 => task["concurrency"] = json!({ "key": "few", "limit": 3 }),
         Way::Call if extra == 1 => {

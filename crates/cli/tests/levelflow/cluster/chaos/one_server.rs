@@ -110,7 +110,7 @@ fn ends(event: &RunEvent, name: &str) -> bool {
 /// Ways to break each guarantee: its number, and what would be seen then.
 type Break = (u8, fn(&mut Evidence));
 
-const BREAKS: [Break; 20] = [
+const BREAKS: [Break; 21] = [
     // A run is gone.
     (1, |it| run(it).view = None),
     (1, |it| {
@@ -167,6 +167,7 @@ const BREAKS: [Break; 20] = [
     (8, |it| {
         run(it).history.remove(2);
     }),
+    (8, |it| run(it).elsewhere.push(Vec::new())),
     (8, |it| view(it).tasks[0].status = TaskStatus::Failed),
     // A result of another tenant, and one that is too old.
     (9, |it| {

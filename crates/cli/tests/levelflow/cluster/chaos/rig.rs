@@ -1,6 +1,7 @@
 //! The cluster that faults are done to: coordinators in seats with an address that stays, workers, and the
 //! servers that they share, all of them behind proxies.
 
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub(crate) struct Hired {
 pub(crate) struct Rig {
     home: Home,
     pub(crate) seats: Vec<Seat>,
-    pub(crate) workers: Vec<Option<Hired>>,
+    pub(crate) workers: Vec<Hired>,
     /// How many workers there were.
     hired: usize,
     pub(crate) postgres: PostgresServer,
@@ -106,7 +107,7 @@ impl Rig {
         }
         for _ in 0..WORKERS {
             let worker = rig.hire().await;
-            rig.workers.push(Some(worker));
+            rig.workers.push(worker);
         }
         rig.is_even().await;
         rig
@@ -175,6 +176,19 @@ impl Rig {
         Hired { process, id }
     }
 
+    /// Kills the coordinator in a seat.
+    pub(crate) async fn kill(&mut self, seat: usize) {
+        let process = self.seats[seat].process.take();
+        process.expect("somebody sits there").kill().await;
+    }
+
+    /// Starts another worker in the place of one that ends, and tells how that ended.
+    pub(crate) async fn replace(&mut self, worker: usize) -> ExitStatus {
+        let hired = self.hire().await;
+        let before = std::mem::replace(&mut self.workers[worker], hired);
+        before.process.ended().await
+    }
+
     pub(crate) fn signal(&self, seat: usize, signal: Signal) {
         let process = self.seats[seat].process.as_ref();
         process.expect("somebody sits there").signal(signal);
@@ -238,15 +252,16 @@ impl Rig {
         self.nats.as_mut().expect("workers are reached over NATS")
     }
 
-    /// Waits until no coordinator has a session with a worker any more.
-    pub(crate) async fn are_without_sessions(&self) {
-        self.workers_are("sessions have ended", |worker| worker.session.is_none())
+    /// Waits until none of those in these seats has a session with a worker any more.
+    pub(crate) async fn are_without_sessions(&self, seats: &[usize]) {
+        let has_none = |worker: &v1::Worker| worker.session.is_none();
+        self.workers_are("sessions have ended", seats, has_none)
             .await;
     }
 
-    /// Waits until no coordinator has heard of a worker for longer than its leases last.
-    pub(crate) async fn leases_are_over(&self, worker: usize) {
-        let id = &self.workers[worker].as_ref().expect("it works").id;
+    /// Waits until none of those in these seats has heard of a worker for longer than its leases last.
+    pub(crate) async fn leases_are_over(&self, worker: usize, seats: &[usize]) {
+        let id = &self.workers[worker].id;
         let is_silent = |worker: &v1::Worker| {
             let last = worker.session.as_ref().map_or(0, |session| {
                 let heartbeat = session.heartbeat.as_ref();
@@ -254,14 +269,15 @@ impl Rig {
             });
             worker.worker_id != *id || now().since(Timestamp::from_micros(last)) > LEASE * 3 / 2
         };
-        self.workers_are("its leases are over", is_silent).await;
+        self.workers_are("its leases are over", seats, is_silent)
+            .await;
     }
 
-    /// Waits until all coordinators say something of all workers that they know.
-    async fn workers_are(&self, what: &str, holds: impl Fn(&v1::Worker) -> bool) {
+    /// Waits until those in some seats say something of all workers that they know.
+    async fn workers_are(&self, what: &str, seats: &[usize], holds: impl Fn(&v1::Worker) -> bool) {
         let is_so = async || {
-            for seat in &self.seats {
-                let mut service = seat.client().service;
+            for seat in seats {
+                let mut service = self.seats[*seat].client().service;
                 let asking = service.list_workers(v1::ListWorkersRequest::default());
                 let Ok(Ok(listed)) = timeout(PATIENCE, asking).await else {
                     return false;

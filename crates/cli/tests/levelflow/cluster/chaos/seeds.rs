@@ -3,7 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 
 use super::evidence::{Evidence, Ledger};
-use super::faults::drawn;
+use super::faults::{Plan, strike};
 use super::guarantees::violations;
 use super::load::Job;
 use super::rig::{COORDINATORS, MAX_OPEN_RUNS, Rig};
@@ -13,7 +13,7 @@ const SEEDS: std::ops::Range<u64> = 0..2;
 const JOBS: usize = 70;
 /// Jobs that are under way at once: more than two coordinators take.
 const AT_ONCE: usize = 30;
-const FAULTS: usize = 5;
+const FAULTS: usize = 6;
 
 fn seeds() -> std::ops::Range<u64> {
     let Ok(chosen) = std::env::var("TEST_CHAOS_SEEDS") else {
@@ -27,9 +27,9 @@ fn seeds() -> std::ops::Range<u64> {
 async fn what_is_promised_holds_under_faults() {
     for seed in seeds() {
         let is_over_nats = seed % 2 == 1;
-        let faults = drawn(seed, FAULTS, is_over_nats);
+        let plan = Plan::draw(seed, FAULTS, is_over_nats);
         let transport = if is_over_nats { "NATS" } else { "gRPC" };
-        println!("seed {seed}: workers over {transport}, {faults:?}");
+        println!("seed {seed}: workers over {transport}, {plan:?}");
 
         let mut rig = Rig::start(is_over_nats).await;
         let jobs: Vec<Job> = (0..JOBS)
@@ -46,16 +46,23 @@ async fn what_is_promised_holds_under_faults() {
             .buffer_unordered(AT_ONCE)
             .collect::<Vec<()>>();
         let failing = async {
-            for (number, fault) in (1..).zip(&faults) {
-                ledger.until_succeeded(number * total / (2 * FAULTS)).await;
-                fault.strike(&mut rig).await;
-                rig.is_even().await;
+            let steps = plan.steps.len();
+            for (number, step) in (1..).zip(&plan.steps) {
+                ledger.until_succeeded(number * total / (2 * steps)).await;
+                strike(step, &mut rig).await;
+                if !plan.is_hasty {
+                    rig.is_even().await;
+                }
             }
+            rig.is_even().await;
         };
         tokio::join!(working, failing);
 
         let starts = rig.starts.all().into_iter().chain(rig.trace.all());
         let mut evidence = Evidence::gather(&ledger, &clients[0], starts.collect()).await;
+        for other in &clients[1..] {
+            evidence.ask(other).await;
+        }
         evidence.restarts = rig.moves().await;
         evidence.max_open_runs = Some(MAX_OPEN_RUNS * (COORDINATORS + FAULTS));
         let (runs, starts) = (evidence.runs.len(), evidence.starts.len());
@@ -66,7 +73,7 @@ async fn what_is_promised_holds_under_faults() {
             evidence.refusals.len(),
             found.len()
         );
-        assert_eq!(found, [], "seed {seed} with {faults:?}");
+        assert_eq!(found, [], "seed {seed} with {plan:?}");
         assert_eq!(runs, JOBS);
     }
 }
