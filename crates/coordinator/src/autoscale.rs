@@ -47,6 +47,11 @@ impl Autoscaling {
         self.all.clone()
     }
 
+    /// Workers that there should be; none before the first decision.
+    pub(crate) fn wanted(&self) -> Option<u32> {
+        self.all.borrow().as_ref().map(|decision| decision.wanted)
+    }
+
     /// About the tasks of a queue and the workers that subscribe to it.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ use super::document::Operation;
 use super::problem::Refusal;
 use super::route::Routes;
 use crate::actor::{self, Measures, Message, WorkerMeasures};
+use crate::autoscale::Autoscaling;
 use crate::semantic::SemanticStatistics;
 
 const PREFIX: &str = "levelflow";
@@ -120,6 +121,7 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
         measures: *measures,
         cache: backend.cache.as_ref().map(Cache::statistics),
         semantic: backend.semantic_statistics(),
+        wanted_workers: backend.autoscaling.as_ref().and_then(Autoscaling::wanted),
         streams: api.config.max_watchers - api.watchers.available_permits(),
     }));
     let mut text = String::new();
@@ -137,6 +139,8 @@ struct Snapshot {
     /// The result cache, if results are kept.
     cache: Option<CacheStatistics>,
     semantic: Option<SemanticStatistics>,
+    /// Workers that there should be, if that is decided.
+    wanted_workers: Option<u32>,
     /// Streams of events that are open.
     streams: usize,
 }
@@ -224,7 +228,16 @@ impl Snapshot {
         gauges_by(encoder, "worker_slots", help, slots)?;
         let credits = by_status(&|workers| workers.credits);
         let help = "Attempts that workers would take now";
-        gauges_by(encoder, "worker_credits", help, credits)
+        gauges_by(encoder, "worker_credits", help, credits)?;
+        match self.wanted_workers {
+            Some(wanted) => gauge(
+                encoder,
+                "workers_wanted",
+                "Workers that there should be",
+                wanted as usize,
+            ),
+            None => Ok(()),
+        }
     }
 
     fn cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -232,9 +232,8 @@ impl Autoscaler {
         let more = count(waiting / each);
         let wants = self.useful(load, self.base.saturating_add(more));
         let text = format!(
-            "{waiting} tasks wait for a slot: one more worker than {} for each {each} of them, while there \
-             are tasks for its {} slots",
-            self.base, self.worker_slots
+            "{waiting} tasks wait for a slot: one more worker for each {each} of them, counted from {}",
+            self.base
         );
         reason(Some(wants), text)
     }
@@ -286,12 +285,14 @@ impl Autoscaler {
     fn busy_share(&self, load: &Workload) -> Reason {
         let percent = self.policy.scale_up_busy_percent;
         let text = format!(
-            "{:.1} of {} slots were busy lately; workers are to have at most {percent} % of theirs busy",
-            load.busy_lately, load.slots
+            "{} of {} slots are busy, {:.1} lately; workers are to have at most {percent} % of theirs busy",
+            load.busy, load.slots, load.busy_lately
         );
+        // A moment alone asks for nobody, and what is over for nobody any more.
+        let busy = load.busy_lately.min(load.busy as f64);
         Reason {
             rule: Rule::BusyShare,
-            wants: Some(self.workers_for(load.busy_lately, percent)),
+            wants: Some(self.workers_for(busy, percent)),
             text,
         }
     }
@@ -299,8 +300,7 @@ impl Autoscaler {
     /// Workers that have that share of their slots busy when so many are.
     fn workers_for(&self, busy: f64, percent: u32) -> u32 {
         let slots = self.worker_slots as f64 * f64::from(percent) / 100.0;
-        // An average comes near to what it was long ago, and not quite there. A float is cut to the range of the
-        // integer.
+        // An average comes near to a number, and not quite there. A float is cut to the range of the integer.
         (busy / slots - 0.01).ceil() as u32
     }
 
@@ -312,7 +312,7 @@ impl Autoscaler {
 
     /// The workers below which it would soon be too few again: less is enough to keep one than to start one.
     fn kept(&self, load: &Workload) -> u32 {
-        let busy = self.workers_for(load.busy_lately, self.policy.scale_down_busy_percent);
+        let busy = self.workers_for(load.busy as f64, self.policy.scale_down_busy_percent);
         let half = |span: Duration| span / 2;
         let is_backlog = load.waiting * 2 >= self.policy.scale_up_queue_depth
             && (load.takes()).is_none_or(|takes| takes >= half(self.policy.scale_up_backlog));

@@ -301,7 +301,8 @@ fn a_burst_takes_a_fleet_to_the_most_and_back_to_the_fewest_after_the_idle_time(
         }
         let idle = idle_since.map_or(Duration::ZERO, |since| fleet.passed - since);
         if decision.wanted < 16 {
-            assert!(idle >= Duration::from_secs(58), "it shrinks after {idle:?}");
+            assert!(idle >= Duration::from_secs(59), "it shrinks after {idle:?}");
+            assert!(idle <= Duration::from_secs(61), "it shrinks after {idle:?}");
             assert_eq!(decision.wanted, 2);
             assert_eq!(fleet.workers, 2);
             return;

@@ -77,3 +77,20 @@ async fn what_happens_is_counted() {
     );
     assert!(values["levelflow_commit_entries_sum"] >= commits, "{text}");
 }
+
+#[tokio::test]
+async fn the_number_of_workers_that_is_wanted_is_measured_where_it_is_decided() {
+    let home = Home::new();
+    let minimum = ("LEVELFLOW_COORDINATOR__AUTOSCALE__MIN", "3");
+    let Server {
+        running: _server,
+        api,
+    } = Server::with(&home, &[minimum]).await;
+    // It waits for the first decision.
+    let decided = api.get("/api/v1/autoscale").await;
+    assert_eq!(decided.body["wanted"], 3, "{decided:?}");
+    let Value::String(text) = api.get("/metrics").await.body else {
+        panic!("metrics are text");
+    };
+    assert_eq!(values(&text)["levelflow_workers_wanted"], 3.0);
+}
