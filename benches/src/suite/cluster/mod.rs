@@ -299,13 +299,14 @@ struct Throughput {
     cpu_us: f64,
 }
 
-/// A closed loop over so many coordinators and as many workers.
+/// A closed loop over so many coordinators and the same workers.
 async fn throughput(
     arguments: &Arguments,
     coordinators: usize,
     nats: Option<&String>,
 ) -> Result<Throughput> {
-    let shared = Shared::start(arguments, coordinators, coordinators, nats).await?;
+    let workers = arguments.common.workers;
+    let shared = Shared::start(arguments, coordinators, workers, nats).await?;
     let mut clients = Vec::new();
     for coordinator in 0..coordinators {
         let workflow = Shape::Small.workflow(Durable::Strict);
