@@ -298,6 +298,12 @@ impl Evidence {
         self.submit(run_id).map(|it| &*it.tenant)
     }
 
+    /// Whether tasks may start on results that are not durable yet.
+    pub(crate) fn is_relaxed(&self, run_id: &str) -> bool {
+        self.submit(run_id)
+            .is_some_and(|it| it.workflow["durability"] == "relaxed")
+    }
+
     /// The most attempts of a task.
     pub(crate) fn max_attempts(&self, run_id: &str, task: &str) -> Option<u32> {
         let max = &self.task(run_id, task)?["retry"]["max_attempts"];

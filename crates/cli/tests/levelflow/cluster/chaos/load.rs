@@ -35,6 +35,7 @@ pub(crate) struct Job {
 enum Way {
     Call,
     Shared,
+    List,
     Program,
     Value,
     Nap,
@@ -45,8 +46,9 @@ impl Way {
         match random.random_range(0..20) {
             0..8 => Self::Call,
             8..11 => Self::Shared,
-            11..13 => Self::Program,
-            13..18 => Self::Value,
+            11 => Self::List,
+            12..14 => Self::Program,
+            14..18 => Self::Value,
             _ => Self::Nap,
         }
     }
@@ -88,7 +90,13 @@ impl Job {
             ));
             ways.push(way);
         }
-        let workflow = json!({ "name": "chaos", "tasks": tasks });
+        let mut workflow = json!({ "name": "chaos", "tasks": tasks });
+        match random.random_range(0..8) {
+            0..2 => workflow["durability"] = json!("relaxed"),
+            2 => workflow["dispatch"] = json!("level"),
+            3 => workflow["max_parallel"] = json!(2),
+            _ => {}
+        }
         let tenant = TENANTS[random.random_range(0..TENANTS.len())];
         let request = v1::SubmitWorkflowRequest {
             idempotency_key: format!("job {number}"),
@@ -176,7 +184,7 @@ fn task(
     starts: &Starts,
     trace: &Trace,
 ) -> Value {
-    let marked = |need: &&usize| !matches!(ways[**need], Way::Value | Way::Nap);
+    let marked = |need: &&usize| !matches!(ways[**need], Way::Value | Way::Nap | Way::List);
     let marks: Vec<String> = needs
         .iter()
         .filter(marked)
@@ -202,6 +210,10 @@ fn task(
             };
             ("http", starts.call(&input, &[], &manner))
         }
+        Way::List => (
+            "http",
+            starts.call(&format!("item-{index}"), &marks, &manner),
+        ),
         Way::Program => ("process", trace.program(&marks, manner.takes)),
         Way::Value => ("transform", json!({ "value": index })),
         Way::Nap => {
@@ -223,6 +235,10 @@ fn task(
         Way::Shared => {
             let ttl = if extra < 3 { "500ms" } else { "1h" };
             task["cache"] = json!({ "ttl": ttl });
+        }
+        Way::List => {
+            let items: Vec<usize> = (0..extra).collect();
+            task["for_each"] = json!({ "items": items, "max_parallel": 2 });
         }
         Way::Call if extra == 0 => task["concurrency"] = json!({ "key": "few", "limit": 3 }),
         Way::Call if extra == 1 => {
