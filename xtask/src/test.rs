@@ -57,10 +57,16 @@ pub(crate) fn run() -> Result<()> {
 /// most of what all crates use once more.
 const FEATURES: &str = "--features=levelflow/local-embeddings";
 
+/// The features of a build in which single protections can be switched off. With those of the tests, because it
+/// then shares what they compile of other crates.
+const WEAKENED: &str =
+    "--features=levelflow/local-embeddings,levelflow/weakened,levelflow-engine/weakened";
+
 /// The quick ones first. Clippy and the documentation share the metadata that they compile, tests and
-/// documentation tests share their code: all of them use the dev profile and the same features.
+/// documentation tests share their code: all of them use the dev profile, and both the same features. The first
+/// two look at all code there is, and so at that of weakened builds.
 fn steps() -> Vec<Step> {
-    let mut docs = cargo::command(["doc", "--workspace", FEATURES, "--no-deps", "--locked"]);
+    let mut docs = cargo::command(["doc", "--workspace", WEAKENED, "--no-deps", "--locked"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     let mut steps = vec![
         Step {
@@ -78,7 +84,7 @@ fn steps() -> Vec<Step> {
             action: Action::Run(cargo::command([
                 "clippy",
                 "--workspace",
-                FEATURES,
+                WEAKENED,
                 "--all-targets",
                 "--locked",
                 "--",
@@ -96,6 +102,11 @@ fn steps() -> Vec<Step> {
             name: "tests",
             action: Action::RunWithServers(tests()),
             advice: "the runner names the failed tests above",
+        },
+        Step {
+            name: "weakened",
+            action: Action::RunWithServers(weakened_tests()),
+            advice: "a check has not noticed that the protection is off that it names",
         },
         Step {
             name: "doctests",
@@ -146,6 +157,26 @@ fn tests() -> Command {
         "--no-fail-fast",
         "--locked",
     ])
+}
+
+/// The tests that switch protections off, to see that the checks of the guarantees notice.
+fn weakened_tests() -> Command {
+    let build = [
+        "--workspace",
+        WEAKENED,
+        "--locked",
+        "--test",
+        "engine",
+        "--test",
+        "levelflow",
+    ];
+    if cargo::has("nextest") {
+        let filter = "test(/^weakened::/) + test(/^protections::/)";
+        let run = ["nextest", "run", "--profile", "ci", "-E", filter];
+        return cargo::command(run.into_iter().chain(build));
+    }
+    let filter = ["--", "weakened::", "protections::"];
+    cargo::command(["test"].into_iter().chain(build).chain(filter))
 }
 
 impl Action {

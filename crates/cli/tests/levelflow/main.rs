@@ -30,6 +30,7 @@ mod nats;
 mod nats_server;
 mod offline;
 mod own_worker;
+mod protections;
 mod pseudo_terminal;
 mod run;
 mod secrets;

@@ -1,7 +1,7 @@
 //! Several coordinators on one PostgreSQL.
 
 mod autoscale;
-mod chaos;
+pub(crate) mod chaos;
 mod nats;
 mod shards;
 

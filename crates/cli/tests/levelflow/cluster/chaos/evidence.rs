@@ -214,6 +214,8 @@ pub(crate) struct Evidence {
     pub(crate) refusals: Vec<ApiError>,
     pub(crate) starts: Vec<Start>,
     pub(crate) runs: BTreeMap<String, Run>,
+    /// Runs as they were served before their ends.
+    pub(crate) served: Vec<RunView>,
     /// The ids of all runs.
     pub(crate) listed: BTreeSet<String>,
     /// How often coordinators forgot what was under way, so that attempts start again under their number.

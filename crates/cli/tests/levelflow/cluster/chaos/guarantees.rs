@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use levelflow_common::event::{RunEvent, RunUpdate, TaskRef};
-use levelflow_common::{CacheTier, Fault, RunStatus, Timestamp};
+use levelflow_common::{CacheTier, Fault, RunStatus, TaskStatus, Timestamp};
 
 use super::evidence::{Evidence, Run, mark_of};
 use super::starts::Start;
@@ -383,6 +383,24 @@ pub(crate) fn journals_are_what_is_served(evidence: &Evidence) -> Vec<Violation>
                     format!("run {run_id}: its journal says {folded:?}, and served is {served:?}")
                 });
             }
+        }
+    }
+    for view in &evidence.served {
+        let run_id = view.summary.run_id.to_string();
+        let Some(run) = evidence.runs.get(&run_id) else {
+            continue;
+        };
+        for task in view.tasks.iter().filter(|it| !it.status.is_terminal()) {
+            let before = run.history.iter().filter(|it| it.sequence <= view.sequence);
+            let failures = before.flat_map(|update| &update.events).filter(|event| {
+                matches!(event, RunEvent::AttemptFailed { task: of, .. }
+                    if of.task_id == task.task_id && of.item == task.item)
+            });
+            let known = failures.count() + usize::from(task.status == TaskStatus::Running);
+            findings.expect(task.attempts as usize == known, || {
+                let sequence = view.sequence;
+                format!("run {run_id}: at {sequence} its journal has {known} attempts of {task:?}")
+            });
         }
     }
     findings.found

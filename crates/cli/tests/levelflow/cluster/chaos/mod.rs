@@ -1,8 +1,8 @@
 //! Faults under load, and the guarantees held against what is left.
 
-mod evidence;
+pub(crate) mod evidence;
 mod faults;
-mod guarantees;
+pub(crate) mod guarantees;
 mod kills;
 mod load;
 mod one_server;
@@ -10,4 +10,4 @@ mod postgres_server;
 mod proxy;
 mod rig;
 mod seeds;
-mod starts;
+pub(crate) mod starts;
