@@ -334,6 +334,17 @@ async fn settings_are_checked_with_their_origin() {
          must be at least two heartbeats, 10s\n"
     );
 
+    home.file("levelflow.toml", "[coordinator.autoscale]\nmin = 20\n");
+    let ended = home
+        .levelflow(&["list", "--config", "levelflow.toml"])
+        .await;
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(
+        ended.stderr,
+        "error[config_invalid]: setting `coordinator.autoscale.min` from the file levelflow.toml: \
+         must be at most `max`, 16\n"
+    );
+
     let ended = home.levelflow(&["list", "--log", "levelflow=loud"]).await;
     assert_eq!(ended.code, Some(2));
     assert!(

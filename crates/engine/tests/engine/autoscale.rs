@@ -389,6 +389,88 @@ fn an_engine_tells_how_long_tasks_take() {
     assert_ne!(measured, Duration::from_millis(1));
 }
 
+#[test]
+fn a_policy_that_cannot_be_followed_is_refused() {
+    let policy = AutoscalePolicy::default;
+    assert_eq!(policy().problem(), None);
+    let wrong = [
+        ("max", AutoscalePolicy { max: 0, ..policy() }),
+        (
+            "max",
+            AutoscalePolicy {
+                max: 1001,
+                ..policy()
+            },
+        ),
+        (
+            "min",
+            AutoscalePolicy {
+                min: 17,
+                ..policy()
+            },
+        ),
+        (
+            "scale_up_queue_depth",
+            AutoscalePolicy {
+                scale_up_queue_depth: 0,
+                ..policy()
+            },
+        ),
+        (
+            "scale_up_busy_percent",
+            AutoscalePolicy {
+                scale_up_busy_percent: 101,
+                ..policy()
+            },
+        ),
+        (
+            "scale_down_busy_percent",
+            AutoscalePolicy {
+                scale_down_busy_percent: 81,
+                ..policy()
+            },
+        ),
+        (
+            "cooldown",
+            AutoscalePolicy {
+                cooldown: Duration::ZERO,
+                ..policy()
+            },
+        ),
+    ];
+    for (field, policy) in wrong {
+        assert_eq!(policy.problem().map(|(field, _)| field), Some(field));
+    }
+}
+
+#[test]
+fn more_is_asked_for_again_when_workers_do_not_come() {
+    let mut autoscaler = autoscaler();
+    let told = demand(2, 4, 4, 25, Duration::from_secs(1));
+    let mut wanted = |second| {
+        let decision = autoscaler.decide(at(Duration::from_secs(second)), &told);
+        decision.wanted
+    };
+    // Twelve cooldowns are waited for those that were asked for.
+    assert_eq!((wanted(0), wanted(30), wanted(59)), (4, 4, 4));
+    assert_eq!(wanted(60), 6);
+}
+
+#[test]
+fn silent_workers_are_not_counted() {
+    let mut shell = Shell::with_worker(1);
+    let silence = shell.config.heartbeat_interval * 2;
+    let workers = |shell: &mut Shell| {
+        let now = shell.now;
+        shell.engine.demand(now).workers.len()
+    };
+    assert_eq!(workers(&mut shell), 1);
+    shell.now = shell.now.saturating_add(silence);
+    assert_eq!(workers(&mut shell), 0);
+    shell.heartbeat(0);
+    assert_eq!(workers(&mut shell), 1);
+}
+
 /// One look at a fleet.
 fn look() -> impl Strategy<Value = (Duration, Demand)> {
     let workers = vec((0..40_u32, 0..40_u32, any::<bool>()), 0..20);
