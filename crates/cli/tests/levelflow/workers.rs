@@ -153,6 +153,33 @@ async fn a_killed_worker_is_lost_until_its_leases_end() {
 }
 
 #[tokio::test]
+async fn a_worker_that_stands_still_gets_nothing_until_it_goes_on() {
+    let home = Home::new();
+    let gate = home.path("gate");
+    let (_coordinator, address) = coordinator(&home).await;
+    let still = worker(&home, &address, "w-1", "9").await;
+    workers_are(&home, &[("w-1", "active", 0)]).await;
+    still.signal(Signal::SIGSTOP);
+    workers_are(&home, &[("w-1", "silent", 0)]).await;
+    let client = Client::connect(&address).await;
+    let run_id = client.start(&flow(2, text(&gate))).await;
+    let task = json!({ "id": "t", "type": "transform", "with": { "value": 1 } });
+    let waits = client
+        .start(&json!({ "name": "one", "tasks": [task] }))
+        .await;
+    let is_said = async || client.explain(&waits, "t").await.1[0].code == "silent";
+    eventually("the worker is said to be silent", is_said).await;
+
+    let _other = worker(&home, &address, "w-2", "1").await;
+    workers_are(&home, &[("w-1", "silent", 0), ("w-2", "active", 1)]).await;
+    still.signal(Signal::SIGCONT);
+    workers_are(&home, &[("w-1", "active", 1), ("w-2", "active", 1)]).await;
+    std::fs::write(&gate, "").unwrap();
+    let run = client.ended(&run_id).await;
+    assert_eq!(run.summary.status, RunStatus::Succeeded);
+}
+
+#[tokio::test]
 async fn top_shows_it_once_where_nobody_looks() {
     let home = Home::new();
     let gate = home.path("gate");
