@@ -1,5 +1,6 @@
 //! Which worker processes to start, to let go and to replace.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -59,8 +60,8 @@ struct Process {
 }
 
 impl Pool {
-    /// What is to be done so that there are as many processes as wanted, for those that have a session now, the
-    /// least busy first. One that runs something is not let go.
+    /// What is to be done so that there are as many processes as wanted, for those that have a session now. One
+    /// that runs something is not let go.
     pub(super) fn steps(&mut self, now: Instant, wanted: usize, seen: &[Seen]) -> Vec<Step> {
         self.see(now, seen);
         let mut steps = Vec::new();
@@ -77,13 +78,16 @@ impl Pool {
             }
         }
         let idle = seen.iter().filter(|it| it.leases == 0 && !it.is_draining);
+        let mut idle: Vec<Number> = idle.map(|it| it.number).collect();
+        // The oldest have most to lose, such as open connections.
+        idle.sort_unstable_by_key(|&number| Reverse(number));
         let mut surplus = there.saturating_sub(wanted);
-        for it in idle {
-            let process = self.processes.get_mut(&it.number);
+        for number in idle {
+            let process = self.processes.get_mut(&number);
             if let Some(process) = process.filter(|it| surplus > 0 && !it.is_leaving) {
                 process.is_leaving = true;
                 surplus -= 1;
-                steps.push(Step::LetGo(it.number));
+                steps.push(Step::LetGo(number));
             }
         }
         steps
@@ -170,7 +174,7 @@ mod tests {
     fn only_those_go_that_run_nothing() {
         let (mut pool, now) = (Pool::default(), Instant::now());
         pool.steps(now, 4, &[]);
-        let seen = [idle(4), idle(2), busy(1, 3), busy(3, 7)];
+        let seen = [idle(2), busy(1, 3), busy(3, 7), idle(4)];
         assert_eq!(pool.steps(now, 3, &seen), [Step::LetGo(4)]);
         // It is not told twice, and does not count any more.
         assert_eq!(pool.steps(now, 3, &seen), []);
@@ -255,11 +259,10 @@ mod tests {
     }
 
     fn settle(pool: &mut Pool, now: Instant, wanted: usize, there: &mut BTreeMap<Number, u32>) {
-        let mut seen: Vec<_> = there
+        let seen: Vec<_> = there
             .iter()
             .map(|(&it, &leases)| busy(it, leases))
             .collect();
-        seen.sort_by_key(|it| it.leases);
         for step in pool.steps(now, wanted, &seen) {
             match step {
                 Step::Start(number) => drop(there.insert(number, 0)),
