@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use levelflow_common::Code;
 use levelflow_proto::keda::external_scaler_client::ExternalScalerClient;
-use levelflow_proto::keda::{GetMetricsRequest, ScaledObjectRef};
+use levelflow_proto::keda::{GetMetricsRequest, IsActiveResponse, MetricSpec, ScaledObjectRef};
 use levelflow_proto::{ApiError, from_status};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -134,7 +134,7 @@ impl Keda {
         Ok(active.result)
     }
 
-    async fn stream(&self) -> Streaming<levelflow_proto::keda::IsActiveResponse> {
+    async fn stream(&self) -> Streaming<IsActiveResponse> {
         let mut client = self.client.clone();
         answer(client.stream_is_active(self.scaled.clone()))
             .await
@@ -157,11 +157,15 @@ impl Keda {
         Ok(float)
     }
 
+    async fn specs(&self) -> Result<Vec<MetricSpec>, ApiError> {
+        let mut client = self.client.clone();
+        let specs = answer(client.get_metric_spec(self.scaled.clone())).await?;
+        Ok(specs.metric_specs)
+    }
+
     /// The replicas that the autoscaler of Kubernetes makes of the metrics.
     async fn replicas(&self) -> u32 {
-        let mut client = self.client.clone();
-        let specs = answer(client.get_metric_spec(self.scaled.clone())).await;
-        let specs = specs.unwrap().metric_specs;
+        let specs = self.specs().await.unwrap();
         assert_eq!(specs.len(), 1);
         assert_eq!(specs[0].target_size as f64, specs[0].target_size_float);
         let metric = self.metric(&specs[0].metric_name).await.unwrap();
@@ -169,7 +173,7 @@ impl Keda {
     }
 }
 
-async fn next(stream: &mut Streaming<levelflow_proto::keda::IsActiveResponse>) -> bool {
+async fn next(stream: &mut Streaming<IsActiveResponse>) -> bool {
     let told = timeout(DEADLINE, stream.message()).await;
     let told = told.expect("KEDA is told before the deadline").unwrap();
     told.expect("the stream goes on").result
@@ -263,6 +267,15 @@ async fn keda_hears_what_is_wrong_with_its_trigger() {
     let long = "q".repeat(300);
     let keda = Keda::new(&address, &[("queue", &long)]).await;
     assert_eq!(field(&keda.is_active().await.unwrap_err()), "queue");
+
+    for number in 0..64 {
+        let queue = format!("q{number}");
+        let keda = Keda::new(&address, &[("queue", &queue)]).await;
+        assert!(keda.specs().await.is_ok());
+    }
+    let keda = Keda::new(&address, &[("queue", "one-too-many")]).await;
+    let error = keda.specs().await.unwrap_err();
+    assert_eq!(error.code(), Code::TooManyQueues);
 
     let (_off, address) = Running::serve(&Home::new(), &["dev"]).await;
     let keda = Keda::new(&address, &[]).await;

@@ -101,7 +101,8 @@ impl Autoscaler {
             queue: self.queue.clone(),
             wanted: self.wanted,
             current,
-            is_active: load.waiting + load.busy > 0 || self.wanted > self.policy.min,
+            is_active: load.waiting + load.unserved + load.busy > 0
+                || self.wanted > self.policy.min,
             decided_by: self.decided_by(rule, asked),
             reasons,
             next_change_at: self.next_change_at(now, needed_at, asked),
@@ -319,6 +320,8 @@ impl Autoscaler {
         let is_late = load.waiting > 0 && load.oldest_wait >= half(self.policy.scale_up_wait);
         match is_backlog || is_late {
             true => busy.max(self.wanted),
+            // Without any worker it would be unknown again that none may take these.
+            false if load.unserved > 0 => busy.max(self.wanted.min(1)),
             false => busy,
         }
     }
@@ -379,8 +382,11 @@ impl Autoscaler {
             .then(|| needed_at.saturating_add(self.policy.scale_down_idle));
         let steps = asked > self.base && self.wanted < self.policy.max;
         let raised_at = self.raised_at.filter(|_| steps);
-        let more = raised_at.map(|at| at.saturating_add(self.policy.cooldown));
-        let more = more.filter(|&at| at > now);
+        let cooldown = self.policy.cooldown;
+        let more = raised_at.and_then(|at| {
+            let ends = [cooldown, cooldown * PATIENCE].map(|span| at.saturating_add(span));
+            ends.into_iter().find(|&end| end > now)
+        });
         fewer.into_iter().chain(more).min()
     }
 }

@@ -236,6 +236,15 @@ fn tasks_that_no_worker_may_take_want_none_unless_there_is_no_worker_at_all() {
     assert_eq!(autoscaler.decide(at(idle), &told).wanted, 0);
     told.queues[0].unserved = 1;
     assert_eq!(autoscaler.decide(at(idle + TICK), &told).wanted, 1);
+
+    // One has come and may not take it. Without it, that would be found out again and again.
+    told.workers.push(worker("a", 16, 0));
+    for minute in 2..5 {
+        let decision = autoscaler.decide(at(idle * minute), &told);
+        assert!(decision.is_active && decision.wanted == 1, "{decision:?}");
+    }
+    told.queues[0].unserved = 0;
+    assert_eq!(autoscaler.decide(at(idle * 6), &told).wanted, 0);
 }
 
 #[test]
@@ -451,7 +460,7 @@ fn more_is_asked_for_again_when_workers_do_not_come() {
         let decision = autoscaler.decide(at(Duration::from_secs(second)), &told);
         decision.wanted
     };
-    // Twelve cooldowns are waited for those that were asked for.
+    // Those that were asked for have twelve cooldowns to come.
     assert_eq!((wanted(0), wanted(30), wanted(59)), (4, 4, 4));
     assert_eq!(wanted(60), 6);
 }
@@ -509,6 +518,10 @@ proptest! {
             passed += span;
             let decision = autoscaler.decide(at(passed), &told);
             prop_assert!((min..=max).contains(&decision.wanted));
+            let told: Vec<_> = decision.reasons.iter().map(|it| it.rule).collect();
+            prop_assert_eq!(told, Rule::ALL);
+            let decides = reason(&decision, decision.decided_by).0;
+            prop_assert!(decides.is_some());
             let up = [Rule::QueueDepth, Rule::OldestReady, Rule::DrainTime, Rule::BusyShare];
             let most = up.into_iter().filter_map(|rule| reason(&decision, rule).0).max();
             asked.push((passed, most.unwrap_or(0).min(max)));
