@@ -19,6 +19,7 @@ async fn the_server_says_that_it_serves() {
         "",
         "levelflow.v1.WorkflowService",
         "levelflow.v1.WorkerService",
+        "externalscaler.ExternalScaler",
     ] {
         let service = service.to_owned();
         let checked = answer(health.clone().check(HealthCheckRequest { service }))
@@ -52,6 +53,8 @@ async fn the_server_describes_its_services() {
         .map(|service| service.name.as_str())
         .collect();
     for name in [
+        "externalscaler.ExternalScaler",
+        "levelflow.v1.AutoscaleService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "levelflow.v1.WorkerService",
