@@ -187,12 +187,10 @@ async fn the_last_coordinator_lets_what_runs_end() {
     drop(worker);
 
     let second = cluster.coordinator().await;
-    let began = std::time::Instant::now();
+    let view = cluster.view(&second).await;
+    let owners = members(&view).count();
+    assert_eq!(owners, 1, "nobody has to wait for the lease: {view}");
     cluster.is_even(&second, 1).await;
-    assert!(
-        began.elapsed().as_secs() < 3,
-        "nobody had to wait for the lease"
-    );
     let _worker = cluster.worker(&second, 2).await;
     let ended = Client::connect(&second.address).await.ended(&run).await;
     assert_eq!(ended.summary.status, RunStatus::Succeeded);
