@@ -300,10 +300,14 @@ impl Evidence {
         self.submit(run_id).map(|it| &*it.tenant)
     }
 
-    /// Whether tasks may start on results that are not durable yet.
-    pub(crate) fn is_relaxed(&self, run_id: &str) -> bool {
-        self.submit(run_id)
-            .is_some_and(|it| it.workflow["durability"] == "relaxed")
+    /// Whether a start was on what is recorded. In a relaxed run a task may start on what is not durable yet, and
+    /// if that is lost, so is what came of the start.
+    pub(crate) fn is_on_record(&self, start: &Start) -> bool {
+        let submit = self.submit(&start.run_id);
+        let is_relaxed = submit.is_some_and(|it| it.workflow["durability"] == "relaxed");
+        let run = self.runs.get(&start.run_id);
+        let mut outputs = run.into_iter().flat_map(Run::outputs);
+        !is_relaxed || outputs.any(|it| mark_of(it).as_ref() == Some(&start.mark))
     }
 
     /// The most attempts of a task.

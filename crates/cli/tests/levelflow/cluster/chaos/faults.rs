@@ -155,6 +155,10 @@ impl Fault {
         }
     }
 
+    fn is_stop(self) -> bool {
+        matches!(self, Self::StopCoordinator(_) | Self::StopWorker(_))
+    }
+
     /// Does it. Some faults are over then.
     async fn begin(self, rig: &mut Rig) {
         match self {
@@ -249,7 +253,9 @@ pub(crate) async fn strike(step: &[Fault], rig: &mut Rig) {
     for fault in step {
         fault.is_seen(rig, step).await;
     }
-    for fault in step {
+    // Who is told to stop waits for what others have to say, who may be held up.
+    let (stops, others): (Vec<Fault>, Vec<Fault>) = step.iter().partition(|it| it.is_stop());
+    for fault in others.into_iter().chain(stops) {
         fault.heal(rig).await;
     }
 }

@@ -220,16 +220,16 @@ pub(crate) fn attempts_are_counted(evidence: &Evidence) -> Vec<Violation> {
 /// is so of the starts whose results are recorded.
 pub(crate) fn tasks_start_on_durable_results(evidence: &Evidence) -> Vec<Violation> {
     let mut findings = Findings::of(4);
-    for start in &evidence.starts {
+    for start in evidence
+        .starts
+        .iter()
+        .filter(|it| evidence.is_on_record(it))
+    {
         let Some(run) = evidence.runs.get(&start.run_id) else {
             findings.add(format!("{start:?} is of no known run"));
             continue;
         };
         let recorded: BTreeSet<String> = run.outputs().filter_map(|it| mark_of(it)).collect();
-        // What was relaxed may have started on what was lost then. Its result was lost with that.
-        if evidence.is_relaxed(&start.run_id) && !recorded.contains(&start.mark) {
-            continue;
-        }
         for need in &start.needs {
             findings.expect(recorded.contains(need), || {
                 format!("{start:?} was given {need}, which is in no journal")
@@ -332,7 +332,8 @@ pub(crate) fn timers_are_kept(evidence: &Evidence) -> Vec<Violation> {
                 }
             }
         }
-        for start in evidence.starts.iter().filter(|it| it.run_id == *run_id) {
+        let starts = evidence.starts.iter().filter(|it| it.run_id == *run_id);
+        for start in starts.filter(|it| evidence.is_on_record(it)) {
             let task = start.task_ref();
             let retry = start
                 .attempt

@@ -19,6 +19,8 @@ const REACH: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long it waits after a refusal that says nothing of it.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The handler that leaves its starts.
+pub(crate) const HANDLER: &str = "leave-a-mark";
 const TENANTS: [&str; 2] = ["red", "blue"];
 
 /// What one client does.
@@ -37,6 +39,7 @@ enum Way {
     Shared,
     List,
     Program,
+    Handler,
     Value,
     Nap,
 }
@@ -48,7 +51,8 @@ impl Way {
             8..11 => Self::Shared,
             11 => Self::List,
             12..14 => Self::Program,
-            14..18 => Self::Value,
+            14..16 => Self::Handler,
+            16..18 => Self::Value,
             _ => Self::Nap,
         }
     }
@@ -214,6 +218,7 @@ fn task(
             "http",
             starts.call(&format!("item-{index}"), &marks, &manner),
         ),
+        Way::Handler => ("handler", starts.handled(HANDLER, &marks, &manner)),
         Way::Program => ("process", trace.program(&marks, manner.takes)),
         Way::Value => ("transform", json!({ "value": index })),
         Way::Nap => {

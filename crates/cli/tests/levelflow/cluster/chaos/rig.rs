@@ -5,14 +5,17 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use levelflow_common::Timestamp;
+use levelflow_common::{HumanDuration, Timestamp};
 use levelflow_proto::v1;
 use levelflow_proto::v1::cluster_service_client::ClusterServiceClient;
+use levelflow_worker::{CancellationToken, NatsConfig, Secret};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tonic::transport::{Channel, Endpoint};
 
+use super::load::HANDLER;
 use super::postgres_server::PostgresServer;
 use super::proxy::Proxy;
 use super::starts::{Starts, Trace, now};
@@ -22,7 +25,8 @@ use crate::nats_server::NatsServer;
 
 pub(crate) const COORDINATORS: usize = 3;
 pub(crate) const WORKERS: usize = 4;
-const SLOTS: &str = "6";
+const SLOTS: usize = 6;
+const NATS_KEEPALIVE: Duration = Duration::from_millis(500);
 const SHARDS: u32 = 16;
 /// How long a silent worker keeps its attempts.
 const LEASE: Duration = Duration::from_secs(2);
@@ -59,6 +63,8 @@ pub(crate) struct Rig {
     home: Home,
     pub(crate) seats: Vec<Seat>,
     pub(crate) workers: Vec<Hired>,
+    /// The worker in this process, which has the handlers. It ends with this.
+    _handlers: DropGuard,
     /// How many workers there were.
     hired: usize,
     pub(crate) postgres: PostgresServer,
@@ -92,14 +98,17 @@ impl Rig {
             });
         }
         let trace = Trace::new(&home);
+        let starts = Arc::new(Starts::record().await);
+        let handlers = handlers(&starts, &seats[0].door, nats.as_ref().map(|(_, way)| way));
         let mut rig = Self {
             home,
             seats,
             workers: Vec::new(),
+            _handlers: handlers,
             hired: 0,
             postgres,
             nats,
-            starts: Arc::new(Starts::record().await),
+            starts,
             trace,
         };
         for seat in 0..COORDINATORS {
@@ -118,7 +127,10 @@ impl Rig {
         if let Some((_, proxy)) = &self.nats {
             command
                 .args(["--nats", &format!("nats://{}", proxy.address)])
-                .env(format!("LEVELFLOW_{role}__NATS__KEEPALIVE"), "500ms");
+                .env(
+                    format!("LEVELFLOW_{role}__NATS__KEEPALIVE"),
+                    HumanDuration(NATS_KEEPALIVE).to_string(),
+                );
         }
         command
     }
@@ -163,7 +175,8 @@ impl Rig {
     /// Starts a worker.
     pub(crate) async fn hire(&mut self) -> Hired {
         let id = format!("worker-{}", self.hired);
-        let arguments = ["worker", "--id", &id, "--slots", SLOTS, "--allow-process"];
+        let slots = SLOTS.to_string();
+        let arguments = ["worker", "--id", &id, "--slots", &slots, "--allow-process"];
         let mut command = self.command(&arguments, "WORKER");
         command.args(["--json", "--allow-http", "127.0.0.1"]);
         if self.nats.is_none() {
@@ -290,4 +303,25 @@ impl Rig {
         };
         eventually(what, is_so).await;
     }
+}
+
+/// Starts a worker in this process, for as long as it is held.
+fn handlers(starts: &Starts, door: &Proxy, nats: Option<&Proxy>) -> DropGuard {
+    let mut builder = starts
+        .handler(HANDLER)
+        .id("handlers")
+        .slots(SLOTS)
+        .allow_http("127.0.0.1");
+    builder = match nats {
+        None => builder.address(format!("http://{}", door.address)),
+        Some(way) => builder.nats(NatsConfig {
+            url: Some(Secret::new(format!("nats://{}", way.address))),
+            keepalive: HumanDuration(NATS_KEEPALIVE),
+            ..NatsConfig::default()
+        }),
+    };
+    let stop = CancellationToken::new();
+    let worker = builder.build().unwrap();
+    levelflow_runtime::task::spawn("handlers", worker.run(stop.clone()));
+    stop.drop_guard()
 }

@@ -1,4 +1,5 @@
-//! What tasks leave behind when they start: `http` tasks call a server of the test, programs write lines.
+//! What tasks leave behind when they start: `http` tasks call a server of the test, handlers are functions of it,
+//! programs write lines.
 //!
 //! Each start gets a mark that no other has, and gives it back as its output. Tasks are given the marks of those
 //! that they need, so that it can be told later whose result a task was started on.
@@ -8,8 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use levelflow_common::Timestamp;
 use levelflow_common::event::TaskRef;
+use levelflow_common::{HumanDuration, Timestamp};
+use levelflow_worker::{Context, HandlerError, Worker, WorkerBuilder};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -121,6 +124,26 @@ impl Starts {
         })
     }
 
+    /// `with` of a task for the handler of this name.
+    pub(crate) fn handled(&self, name: &str, needs: &[String], manner: &Manner) -> Value {
+        let takes = HumanDuration(manner.takes);
+        let asked = Asked {
+            needs: needs.to_vec(),
+            takes,
+            turns_down: manner.turns_down,
+        };
+        json!({ "name": name, "input": asked })
+    }
+
+    /// A worker that has the handler of this name in this process.
+    pub(crate) fn handler(&self, name: &str) -> WorkerBuilder {
+        let shared = self.shared.clone();
+        Worker::builder().handler(name, move |context: Context, asked: Asked| {
+            let shared = shared.clone();
+            async move { handle(&context, asked, &shared).await }
+        })
+    }
+
     /// Lets calls through that wait at the gate, and those that come later.
     pub(crate) fn open(&self, gate: &str) {
         self.shared.open.send_modify(|open| {
@@ -140,6 +163,63 @@ impl Starts {
     /// All of them until now.
     pub(crate) fn all(&self) -> Vec<Start> {
         self.shared.starts.borrow().clone()
+    }
+}
+
+/// What a handler is asked for.
+#[derive(Serialize, Deserialize)]
+struct Asked {
+    needs: Vec<String>,
+    takes: HumanDuration,
+    /// How many attempts it turns down.
+    turns_down: usize,
+}
+
+/// Works as a server would that is called.
+async fn handle(context: &Context, asked: Asked, shared: &Shared) -> Result<Value, HandlerError> {
+    let place = shared.begin(Start {
+        run_id: context.run_id().to_string(),
+        task: context.task_id().to_owned(),
+        item: context.item(),
+        attempt: Some(context.attempt()),
+        mark: String::new(),
+        needs: asked.needs,
+        input: String::new(),
+        at: now(),
+        answered_at: None,
+    });
+    tokio::select! {
+        () = tokio::time::sleep(asked.takes.0) => {}
+        () = context.cancelled() => return Err(HandlerError::retryable("it is not wanted any more")),
+    }
+    shared.end(place);
+    if context.attempt() as usize <= asked.turns_down {
+        return Err(HandlerError::retryable("turned down"));
+    }
+    Ok(json!({ "body": { "mark": mark(place) } }))
+}
+
+/// The mark of the start in this place.
+fn mark(place: usize) -> String {
+    format!("start-{place}")
+}
+
+impl Shared {
+    /// Takes in a start, and gives its place.
+    fn begin(&self, start: Start) -> usize {
+        let mut place = 0;
+        self.starts.send_modify(|starts| {
+            place = starts.len();
+            let mark = mark(place);
+            starts.push(Start { mark, ..start });
+        });
+        place
+    }
+
+    /// Remembers when the start in this place was answered.
+    fn end(&self, place: usize) {
+        self.starts
+            .send_modify(|starts| starts[place].answered_at = Some(now()));
     }
 }
 
@@ -171,8 +251,7 @@ async fn answer(head: &str, stream: &mut TcpStream, shared: &Shared) -> Option<(
     let input = head.split(' ').nth(1)?.trim_start_matches('/');
     let key = header("idempotency-key").to_owned();
     let mut parts = key.split('/');
-    let mut place = None;
-    let start = Start {
+    let place = shared.begin(Start {
         run_id: parts.next()?.to_owned(),
         task: parts.next()?.to_owned(),
         item: parts.next().map(|item| item.parse().unwrap()),
@@ -182,14 +261,7 @@ async fn answer(head: &str, stream: &mut TcpStream, shared: &Shared) -> Option<(
         input: input.to_owned(),
         at: now(),
         answered_at: None,
-    };
-    shared.starts.send_modify(|starts| {
-        place = Some(starts.len());
-        let mark = format!("call-{}", starts.len());
-        starts.push(Start { mark, ..start });
     });
-    let place = place?;
-
     let takes = header("takes").parse().unwrap_or_default();
     let working = async {
         tokio::time::sleep(Duration::from_millis(takes)).await;
@@ -215,16 +287,14 @@ async fn answer(head: &str, stream: &mut TcpStream, shared: &Shared) -> Option<(
     let (status, body) = if is_turned_down {
         ("409 Conflict", json!({}))
     } else {
-        ("200 OK", json!({ "mark": format!("call-{place}") }))
+        ("200 OK", json!({ "mark": mark(place) }))
     };
     let body = body.to_string();
     let length = body.len();
     let response = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     );
-    shared
-        .starts
-        .send_modify(|starts| starts[place].answered_at = Some(now()));
+    shared.end(place);
     stream.write_all(response.as_bytes()).await.ok()
 }
 
