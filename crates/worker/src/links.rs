@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use levelflow_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk_spool::ChunkSpool;
@@ -21,6 +23,9 @@ use crate::shutdown::Shutdown;
 use crate::slots::Slots;
 use crate::spool::Spool;
 
+/// How long no coordinator may be reached before they are looked for again where the worker was told to connect.
+const SEARCH_AFTER: Duration = Duration::from_secs(1);
+
 /// The links of a worker.
 pub(crate) struct Links {
     parts: Parts,
@@ -28,6 +33,8 @@ pub(crate) struct Links {
     running: JoinSet<(LinkId, Ended)>,
     news: mpsc::UnboundedSender<(LinkId, News)>,
     last_id: LinkId,
+    /// When coordinators are looked for.
+    search_at: Option<Instant>,
     /// Outcomes that were not acknowledged in time.
     unacknowledged: usize,
 }
@@ -72,11 +79,17 @@ impl Links {
             running: JoinSet::new(),
             news,
             last_id: 0,
+            search_at: None,
             unacknowledged: 0,
         };
         links.begin(links.parts.target.clone(), None);
         loop {
+            links.plan_search();
+            let search_at = links.search_at.unwrap_or_else(Instant::now);
             tokio::select! {
+                () = sleep_until(search_at), if links.search_at.is_some() => {
+                    links.begin(links.parts.target.clone(), None);
+                }
                 Some((link, news)) = received.recv() => links.take(link, news),
                 Some(ended) = links.running.join_next() => {
                     let (link, ended) = ended.expect("links do not panic, and are not aborted");
@@ -90,6 +103,22 @@ impl Links {
             0 => Ok(()),
             left => Err(WorkerError::Unacknowledged(left)),
         }
+    }
+
+    /// Where no link has a session, and none leads to where the worker was told to connect, nobody would tell of
+    /// coordinators that are new. While one has a session, such a link would only take it from that one.
+    fn plan_search(&mut self) {
+        let knows_nobody = self
+            .open
+            .values()
+            .all(|it| it.learned.is_some() && !it.has_session);
+        self.search_at = match knows_nobody && !self.parts.shutdown.is_cancelled() {
+            true => Some(
+                self.search_at
+                    .unwrap_or_else(|| Instant::now() + SEARCH_AFTER),
+            ),
+            false => None,
+        };
     }
 
     fn begin(&mut self, target: Target, learned: Option<String>) {
@@ -196,10 +225,7 @@ impl Links {
     /// # Errors
     /// When the worker is not taken, and no other coordinator takes it.
     fn ended(&mut self, link: LinkId, ended: Ended) -> Result<bool, WorkerError> {
-        let was_given = self
-            .open
-            .remove(&link)
-            .is_some_and(|it| it.learned.is_none());
+        self.open.remove(&link);
         match ended {
             Ended::Finished(Ok(())) | Ended::Dropped => {}
             Ended::Finished(Err(WorkerError::Unacknowledged(left))) => self.unacknowledged += left,
@@ -212,7 +238,7 @@ impl Links {
         if self.parts.shutdown.is_cancelled() {
             return Ok(self.open.is_empty());
         }
-        if was_given || self.open.is_empty() {
+        if self.open.is_empty() {
             // What the worker was given is where it finds the others again.
             self.begin(self.parts.target.clone(), None);
         }

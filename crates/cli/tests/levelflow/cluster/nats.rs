@@ -1,9 +1,10 @@
 //! Coordinators that share a store, and workers that reach them over NATS.
 
+use levelflow_proto::v1::ListWorkersRequest;
 use serde_json::json;
 
 use super::{Cluster, Coordinator};
-use crate::client::Client;
+use crate::client::{Client, eventually};
 use crate::harness::Running;
 use crate::nats_server::NatsServer;
 
@@ -49,5 +50,32 @@ async fn a_worker_over_nats_works_for_every_coordinator() {
         let run_id = client.start(&workflow).await;
         client.ended(&run_id).await;
     }
-    drop(third);
+
+    // Whichever of the first two the worker found first, that one is gone now. It keeps to those that it has.
+    first.process.kill().await;
+    let fourth = coordinator(&cluster, &nats).await;
+    cluster.is_even(&third, 2).await;
+    let clients = [
+        Client::connect(&third.address).await,
+        Client::connect(&fourth.address).await,
+    ];
+    let sessions = async || {
+        let mut opened = Vec::new();
+        for client in &clients {
+            let request = ListWorkersRequest::default();
+            let listed = client.service.clone().list_workers(request).await.unwrap();
+            let workers = listed.into_inner().workers.into_iter();
+            opened.extend(workers.filter_map(|it| Some(it.session?.connected_at_us)));
+        }
+        opened
+    };
+    let last = async || {
+        let before = sessions().await;
+        for _ in 0..RUNS {
+            let run_id = clients[0].start(&workflow).await;
+            clients[0].ended(&run_id).await;
+        }
+        before.len() == 2 && before == sessions().await
+    };
+    eventually("the sessions last", last).await;
 }

@@ -236,8 +236,9 @@ impl Fault {
             Self::StallDoor(seat) => rig.seats[seat].door.resume(),
             Self::PauseWorker(worker) => rig.workers[worker].process.signal(Signal::SIGCONT),
             Self::StopWorker(worker) => {
-                let status = rig.replace(worker).await;
-                assert_eq!(status.code(), Some(0));
+                let code = rig.replace(worker).await.code();
+                // 3 if it had outcomes for a coordinator that was killed before.
+                assert!(matches!(code, Some(0 | 3)), "{code:?}");
             }
             Self::StallNats => rig.nats().1.resume(),
             _ => {}

@@ -178,7 +178,9 @@ impl Rig {
         let slots = SLOTS.to_string();
         let arguments = ["worker", "--id", &id, "--slots", &slots, "--allow-process"];
         let mut command = self.command(&arguments, "WORKER");
-        command.args(["--json", "--allow-http", "127.0.0.1"]);
+        command
+            .args(["--json", "--allow-http", "127.0.0.1"])
+            .env("LEVELFLOW_WORKER__DRAIN_TIMEOUT", "5s");
         if self.nats.is_none() {
             let seat = &self.seats[self.hired % COORDINATORS];
             command.args(["--address", &seat.door.address]);
