@@ -246,6 +246,9 @@ async fn a_handler_is_shown_what_is_near() {
         .unwrap();
     let stop = CancellationToken::new();
     let running = levelflow_runtime::task::spawn("worker", worker.run(stop.clone()));
+    // What is computed while nobody has the handler is not kept: its version is not known then.
+    let is_there = async || home.json(&["workers"]).await.1["workers"][0]["status"] == "active";
+    eventually("the worker is there", is_there).await;
     let flow = json!({
         "name": "revise",
         "inputs": { "question": { "type": "string" } },
