@@ -159,14 +159,19 @@ impl Columns {
         }
     }
 
-    /// A row of the journal that is there if and only if all of this was written.
-    pub(super) fn witness(&self) -> Option<(i64, i64)> {
+    /// A row of the journal that is there as it is here if and only if all of this was written. One with other
+    /// records is of another coordinator, which has the shard by now.
+    pub(super) fn witness(&self) -> Option<(i64, i64, &[u8])> {
         let Journal {
             runs,
             first_sequences,
-            ..
+            records,
         } = &self.journal;
-        Some((*runs.first()?, *first_sequences.first()?))
+        Some((
+            *runs.first()?,
+            *first_sequences.first()?,
+            &records.first()?.0,
+        ))
     }
 
     /// Whether there is nothing to write.

@@ -163,16 +163,21 @@ pub(super) async fn settle(
     let lock = lock_member(schema);
     let raise = raise_epochs(schema);
     let look = format!(
-        "SELECT EXISTS (SELECT FROM {schema}.journal WHERE run = $1 AND first_sequence = $2)"
+        "SELECT EXISTS (SELECT FROM {schema}.journal \
+         WHERE run = $1 AND first_sequence = $2 AND records = $3)"
     );
     let epoch = format!("SELECT nextval('{schema}.epochs')");
-    let (run, first_sequence) = columns.witness().unwrap_or_default();
+    let (run, first_sequence, records) = columns.witness().unwrap_or_default();
     let member: [Parameter<'_>; 1] = [(&owned.member, Type::UUID)];
     let shards: [Parameter<'_>; 2] = [
         (&owned.member, Type::UUID),
         (&owned.shards, Type::INT2_ARRAY),
     ];
-    let witness: [Parameter<'_>; 2] = [(&run, Type::INT8), (&first_sequence, Type::INT8)];
+    let witness: [Parameter<'_>; 3] = [
+        (&run, Type::INT8),
+        (&first_sequence, Type::INT8),
+        (&records, Type::BYTEA),
+    ];
     let mut pipeline = Pipeline::begin(connection, database.begin_whole());
     pipeline.push(&lock, &member);
     pipeline.push(&epoch, &[]);

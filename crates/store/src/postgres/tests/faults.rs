@@ -156,6 +156,27 @@ async fn a_coordinator_that_stops_in_a_transaction_is_not_waited_for_long() {
 }
 
 #[tokio::test]
+async fn what_the_next_owner_wrote_is_not_taken_for_a_lost_commit() {
+    let (store, config, proxy) = behind_proxy().await;
+    proxy.arm(Fault::Stall);
+    let pending = store.append(sample::batch(vec![sample::succeed(1, 2, 1)]));
+    proxy.happened().await;
+    let client = connect(url(&config)).await;
+    run_out(&client, &config).await;
+    let other = join(&config, 2).await;
+    let taken = other.claim(&[ShardId(0)], LONG).await.unwrap();
+    assert_eq!(taken.shards, [ShardId(0)]);
+    // The same place in the same journal, and something else.
+    append(&other, vec![sample::succeed(1, 2, 2)])
+        .await
+        .unwrap();
+    proxy.resume();
+    let error = pending.await.unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::ShardLost), "{error:?}");
+    assert_eq!(sequences(&other, 1).await, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn sessions_that_are_killed_lose_nothing() {
     const ENTRIES: u64 = 200;
 
