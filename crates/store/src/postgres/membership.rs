@@ -20,6 +20,8 @@ pub(super) struct Membership {
 #[derive(Debug, Default)]
 struct State {
     id: Option<MemberId>,
+    /// Who it was when it left.
+    left: Option<MemberId>,
     /// The epochs of the shards that are owned.
     owned: BTreeMap<ShardId, i64>,
 }
@@ -43,14 +45,24 @@ impl Membership {
         Ok(id)
     }
 
-    /// Says who the coordinator is.
-    pub(super) fn join(&self, id: MemberId) {
-        self.state().id = Some(id);
+    /// Says who the coordinator is. Who has left does not come back: a renewal may have been on its way.
+    pub(super) fn join(&self, id: MemberId) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if state.left == Some(id) {
+            return Err(StoreError::NotMember);
+        }
+        state.id = Some(id);
+        Ok(())
     }
 
     /// It is no member any more.
     pub(super) fn leave(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        let left = state.id.take();
+        *state = State {
+            left,
+            ..State::default()
+        };
     }
 
     /// Takes shards up under an epoch.

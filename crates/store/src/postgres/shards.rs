@@ -139,7 +139,7 @@ impl Shards for Postgres {
         let database = self.open_database()?;
         let schema = &database.schema;
         let _changing = self.changing.lock().await;
-        self.membership.join(member.id);
+        self.membership.join(member.id)?;
         let owned = self.membership.owned()?;
         let join = format!(
             "INSERT INTO {schema}.members (id, address, http_address, version, is_leaving, expires_at) \

@@ -121,6 +121,10 @@ async fn shards_are_handed_over_with_their_runs() {
     assert!(matches!(error, StoreError::NotMember), "{error:?}");
     let error = append(&first, vec![sample::succeed(3, 3, 1)]).await;
     assert!(matches!(error, Err(StoreError::NotMember)), "{error:?}");
+    // A renewal that was late does not bring it back.
+    let error = first.renew(&member(1), LONG).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotMember), "{error:?}");
+    assert_eq!(second.view().await.unwrap().members, [member(2)]);
     let taken = second.claim(&[ShardId(1)], LONG).await.unwrap();
     assert_eq!(taken.open.len(), 1);
 }
