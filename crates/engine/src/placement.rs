@@ -11,8 +11,8 @@ use crate::mix::mix;
 use crate::record::TaskIndex;
 use crate::worker::{Worker, WorkerKey};
 
-/// What one turn of a worker with weight 1 costs. A multiple of every weight that there can be would be larger
-/// than needed: the error is one part in a million.
+/// How far one task brings a worker of weight 1. For weights up to 1000 what rounding takes is below a thousandth;
+/// the distances of 2^44 tasks fit, five years at 100 000 a second.
 const STRIDE: u64 = 1 << 20;
 
 /// Heartbeats may be late by this much, however often they come.
@@ -58,7 +58,7 @@ impl Placing {
     pub(crate) fn given(&mut self, worker: &mut Worker) {
         self.given += 1;
         let stride = match self.placement {
-            Placement::Weighted => STRIDE / u64::from(worker.hello.weight.max(1)),
+            Placement::Weighted => (STRIDE / u64::from(worker.hello.weight.max(1))).max(1),
             _ => STRIDE,
         };
         self.distance = self.distance.max(worker.distance);

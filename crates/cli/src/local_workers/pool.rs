@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How often a process may be found without a session before it is replaced.
+/// The interval of health checks.
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
-/// For how long a process may be without a session: it was found so twice.
+/// For how long a process may be without a session before it is replaced.
 const WITHOUT_SESSION: Duration = HEALTH_INTERVAL.saturating_mul(2);
 /// Processes that ended sooner than this are started again with a wait.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
